@@ -1,0 +1,109 @@
+package schemas
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// EventType says what an event means to its reader.
+type EventType string
+
+// The types of events.
+const (
+	Added    EventType = "ADDED"    // the object was created
+	Modified EventType = "MODIFIED" // the object was changed
+	Deleted  EventType = "DELETED"  // the object is gone; Event.Object is its last state
+	Left     EventType = "LEFT"     // on a node's route: the pod is no longer bound to this node
+	Bookmark EventType = "BOOKMARK" // no change: everything up to Event.Rev has been seen
+	Gap      EventType = "GAP"      // changes between Event.PrevRev and Event.Rev, both excluded, are lost
+)
+
+// Event is one committed change of one object. A gap has no Key; its Object is
+// a JSON object with the member "reason".
+type Event struct {
+	// Rev is etcd's revision of the commit: the object's new resourceVersion.
+	Rev int64
+	// Ord is the place of this message among the Cnt messages that the revision
+	// has in the stream. A message to a node's route counts like any other.
+	Ord, Cnt int
+	Type     EventType
+	Key      Key
+	// PrevRev is the revision of the object's previous state, 0 if it had none.
+	// On a gap it is the last revision before the gap.
+	PrevRev int64
+	Header  Header
+	// Object is the object as stored, without resourceVersion. On Deleted and
+	// Left it is the last state.
+	Object []byte
+	// Resync is not 0 on events that stand for changes lost in a gap: the
+	// revision at which the state was read.
+	Resync int64
+	// Epoch names the cluster and the generation of the stream, divided by a
+	// dot. Sequence numbers of different epochs can't be compared.
+	Epoch string
+
+	// Seq and Recorded are the stream sequence and the time at which the stream
+	// took the event. Readers know them from the message's envelope; they are
+	// not part of the message.
+	Seq      uint64
+	Recorded time.Time
+}
+
+// Last reports whether this is the last message of its revision.
+func (e Event) Last() bool { return e.Ord == e.Cnt-1 }
+
+// eventJSON is the event as tools print it. Its shape is event.schema.json.
+type eventJSON struct {
+	Rev      int64           `json:"rev"`
+	Ord      int             `json:"ord"`
+	Cnt      int             `json:"cnt"`
+	Type     EventType       `json:"type"`
+	Key      *Key            `json:"key,omitempty"`
+	PrevRev  int64           `json:"prevRev,omitempty"`
+	Header   *Header         `json:"header,omitempty"`
+	Resync   int64           `json:"resync,omitempty"`
+	Epoch    string          `json:"epoch,omitempty"`
+	Seq      uint64          `json:"seq,omitempty"`
+	Recorded *time.Time      `json:"recorded,omitempty"`
+	Object   json.RawMessage `json:"object,omitempty"`
+}
+
+// MarshalJSON writes the event in the shape of event.schema.json.
+func (e Event) MarshalJSON() ([]byte, error) {
+	out := eventJSON{
+		Rev: e.Rev, Ord: e.Ord, Cnt: e.Cnt, Type: e.Type, PrevRev: e.PrevRev,
+		Resync: e.Resync, Epoch: e.Epoch, Seq: e.Seq, Object: e.Object,
+	}
+	if e.Key != (Key{}) {
+		out.Key = &e.Key
+	}
+	if e.Header.V != 0 {
+		out.Header = &e.Header
+	}
+	if !e.Recorded.IsZero() {
+		out.Recorded = &e.Recorded
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (e *Event) UnmarshalJSON(data []byte) error {
+	var in eventJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*e = Event{
+		Rev: in.Rev, Ord: in.Ord, Cnt: in.Cnt, Type: in.Type, PrevRev: in.PrevRev,
+		Resync: in.Resync, Epoch: in.Epoch, Seq: in.Seq, Object: in.Object,
+	}
+	if in.Key != nil {
+		e.Key = *in.Key
+	}
+	if in.Header != nil {
+		e.Header = *in.Header
+	}
+	if in.Recorded != nil {
+		e.Recorded = *in.Recorded
+	}
+	return nil
+}
