@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/* Choice of a backend; used by the socket hooks and by the packet path. */
+#pragma once
+
+#include "np_maps.h"
+
+static __always_inline bool np_addr_eq(const struct addr *a, const struct addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline struct addr np_addr4(__u32 ip)
+{
+	struct addr a = {.w = {0, 0, bpf_htonl(0xffff), ip}};
+
+	return a;
+}
+
+static __always_inline bool np_addr_is4(const struct addr *a)
+{
+	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline struct svc *np_svc_at(const struct addr *addr, __be16 port, __u8 proto)
+{
+	struct svc_key key = {.addr = *addr, .port = port, .proto = proto};
+
+	return bpf_map_lookup_elem(&np_svc, &key);
+}
+
+/* The service behind an address and port: an explicit entry, else a NodePort if the address is a node's,
+ * (each family has its own), else the entry that refuses the rest of a known address. */
+static __always_inline struct svc *np_svc_find(const struct addr *addr, __be16 port, __u8 proto)
+{
+	struct svc *svc = np_svc_at(addr, port, proto);
+	__u32 p = bpf_ntohs(port);
+
+	if (svc)
+		return svc;
+	if (np_nodeport_hi && p >= np_nodeport_lo && p <= np_nodeport_hi &&
+	    bpf_map_lookup_elem(&np_nodeips, addr)) {
+		struct addr any = {};
+
+		if (np_addr_is4(addr))
+			any = np_addr4(0);
+		return np_svc_at(&any, port, proto);
+	}
+	return np_svc_at(addr, 0, 0);
+}
+
+static __always_inline struct backend *np_backend_at(__u32 index)
+{
+	return bpf_map_lookup_elem(&np_backends, &index);
+}
+
+/* A backend that a flow was given before may be kept while it serves. */
+static __always_inline struct backend *np_backend_kept(__u32 index, __u32 gen)
+{
+	struct backend *b = np_backend_at(index);
+
+	if (!b || b->gen != gen || b->flags & NP_BACKEND_DEAD)
+		return NULL;
+	return b;
+}
+
+static __always_inline struct backend *np_affine(const struct svc *svc, const struct affinity_key *key,
+						    __u32 *index)
+{
+	struct affinity *a = bpf_map_lookup_elem(&np_affinity, key);
+	struct backend *b;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!a || now - a->seen > (__u64)svc->affinity * 1000000000ull)
+		return NULL;
+	b = np_backend_kept(a->backend, a->gen);
+	if (!b || (b->flags & NP_BACKEND_TERMINATING && !(svc->flags & NP_SVC_TERMINATING)))
+		return NULL;
+	*index = a->backend;
+	a->seen = now;
+	return b;
+}
+
+/* The loop tries again when it read an extent just replaced: its backends may have died since. */
+static __always_inline struct backend *np_pick_random(__u32 base, __u32 n, __u32 *index)
+{
+	for (int i = 0; i < 4; i++) {
+		__u32 slot = base + bpf_get_prandom_u32() % n;
+		__u32 *at = bpf_map_lookup_elem(&np_slots, &slot);
+		struct backend *b;
+
+		if (!at)
+			return NULL;
+		b = np_backend_at(*at);
+		if (b && !(b->flags & NP_BACKEND_DEAD)) {
+			*index = *at;
+			return b;
+		}
+	}
+	return NULL;
+}
+
+/* NULL when the service has nothing to offer. */
+static __always_inline struct backend *np_pick(const struct svc *svc, const struct addr *client,
+						  bool local, __u32 *index)
+{
+	__u32 base = local ? svc->lbase : svc->base;
+	__u32 n = local ? svc->ln : svc->n;
+	struct affinity_key key = {.client = *client, .svc = svc->id};
+	struct backend *b;
+
+	if (svc->flags & NP_SVC_REFUSE || !n)
+		return NULL;
+	if (!svc->affinity)
+		return np_pick_random(base, n, index);
+	b = np_affine(svc, &key, index);
+	if (b)
+		return b;
+	b = np_pick_random(base, n, index);
+	if (b) {
+		struct affinity a = {.backend = *index, .gen = b->gen, .seen = bpf_ktime_get_ns()};
+
+		bpf_map_update_elem(&np_affinity, &key, &a, BPF_ANY);
+	}
+	return b;
+}
