@@ -8,7 +8,10 @@
 #define NP_NAT_PORT_FIRST 61000
 #define NP_NAT_PORTS 4536
 #define NP_NAT_TRIES 32
-#define NP_NAT_REFRESH 1000000000ull
+#define NP_NAT_SECOND 1000000000ull
+#define NP_NAT_REFRESH NP_NAT_SECOND
+#define NP_NAT_UDP_IDLE (120 * NP_NAT_SECOND)
+#define NP_NAT_TCP_IDLE (6 * 3600 * NP_NAT_SECOND)
 
 #define NP_TCP_CHECK 16
 #define NP_UDP_CHECK 6
@@ -98,7 +101,15 @@ static __always_inline struct nat *np_nat_find(const struct packet *p)
 	return e;
 }
 
-/* Takes the reverse half with a free port into rev_key; a closing flow's may be taken over. */
+/* A flow that ended, or was not heard of for long: its port may be given to another. */
+static __always_inline bool np_nat_over(const struct nat *e, __u8 proto)
+{
+	__u64 idle = bpf_ktime_get_ns() - e->seen;
+
+	return e->flags & NP_NAT_CLOSING || idle > (proto == NP_TCP ? NP_NAT_TCP_IDLE : NP_NAT_UDP_IDLE);
+}
+
+/* Takes the reverse half with a free port into rev_key; that of a flow that is over may be taken. */
 static __noinline bool np_nat_take(struct tuple *rev_key, const struct nat *rev)
 {
 	__u32 start = bpf_get_prandom_u32();
@@ -110,7 +121,7 @@ static __noinline bool np_nat_take(struct tuple *rev_key, const struct nat *rev)
 		if (!bpf_map_update_elem(&np_nat, rev_key, rev, BPF_NOEXIST))
 			return true;
 		old = bpf_map_lookup_elem(&np_nat, rev_key);
-		if (old && old->flags & NP_NAT_CLOSING) {
+		if (old && np_nat_over(old, rev_key->proto)) {
 			np_nat_forget(rev_key, old);
 			if (!bpf_map_update_elem(&np_nat, rev_key, rev, BPF_NOEXIST))
 				return true;
