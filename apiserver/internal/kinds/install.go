@@ -1,0 +1,147 @@
+package kinds
+
+import (
+	"fmt"
+	"net/http"
+	"sort"
+	"time"
+
+	restful "github.com/emicklei/go-restful/v3"
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+)
+
+// Config is what the built-in kinds need from the server around them. All fields are
+// required unless they say otherwise.
+type Config struct {
+	Storage generic.RESTOptionsGetter
+	// RawStorage opens a store for an internal resource and tells its key prefix.
+	RawStorage func(schema.GroupResource, func() runtime.Object) (storage.Interface, string, error)
+	Client     kubernetes.Interface // the loopback client
+	Informers  informers.SharedInformerFactory
+	Admission  admission.Interface
+
+	Authenticator  authenticator.Request
+	Authorizer     authorizer.UnconditionalAuthorizer
+	FullAuthorizer authorizer.Authorizer
+	Rules          authorizer.RuleResolver
+	Tokens         serviceaccount.TokenGenerator
+	Audiences      authenticator.Audiences
+
+	EventTTL  time.Duration
+	NodePorts string // "30000-32767"
+	// Files (PEM) for reaching node agents.
+	ClusterCA, KubeletClientCert, KubeletClientKey string
+	// Components answer componentstatuses, by name; optional.
+	Components map[string]func() error
+
+	MaxRequestBytes   int64
+	MinRequestTimeout time.Duration // least time a watch without timeoutSeconds lives
+}
+
+// GroupVersion is one served version of an API group.
+type GroupVersion struct {
+	schema.GroupVersion
+	Root      string // "/api" or "/apis"
+	Service   *restful.WebService
+	Resources []apidiscovery.APIResourceDiscovery
+	Storages  map[string]rest.Storage
+}
+
+// API is everything the built-in kinds serve.
+type API struct {
+	Versions []GroupVersion // in order of discovery
+	Types    managedfields.TypeConverter
+}
+
+// Install makes all storages and handlers. It starts nothing.
+func Install(c Config) (*API, error) {
+	all, err := c.storages()
+	if err != nil {
+		return nil, err
+	}
+	types, err := typeConverter(all)
+	if err != nil {
+		return nil, fmt.Errorf("types for server-side apply: %w", err)
+	}
+	api := &API{Types: types}
+	equivalent := runtime.NewEquivalentResourceRegistry()
+	for _, gv := range groupOrder {
+		v, err := c.install(gv, all, types, equivalent)
+		if err != nil {
+			return nil, fmt.Errorf("install %s: %w", gv, err)
+		}
+		api.Versions = append(api.Versions, v)
+	}
+	return api, nil
+}
+
+func (c Config) install(gv schema.GroupVersion, all map[schema.GroupVersion]resources, types managedfields.TypeConverter, equivalent runtime.EquivalentResourceRegistry) (GroupVersion, error) {
+	root := "/apis"
+	if gv.Group == "" {
+		root = "/api"
+	}
+	optionsVersion := metav1.SchemeGroupVersion
+	optionsVersion = schema.GroupVersion{Version: "v1"}
+	version := &endpoints.APIGroupVersion{
+		Storage:                     all[gv],
+		Root:                        root,
+		GroupVersion:                gv,
+		AllServedVersionsByResource: servedVersions(gv.Group, all),
+		OptionsExternalVersion:      &optionsVersion,
+		Serializer:                  codecs,
+		ParameterCodec:              legacyscheme.ParameterCodec,
+		Typer:                       legacyscheme.Scheme,
+		Creater:                     legacyscheme.Scheme,
+		Convertor:                   legacyscheme.Scheme,
+		ConvertabilityChecker:       legacyscheme.Scheme,
+		UnsafeConvertor:             runtime.UnsafeObjectConvertor(legacyscheme.Scheme),
+		Defaulter:                   legacyscheme.Scheme,
+		Namer:                       runtime.Namer(meta.NewAccessor()),
+		TypeConverter:               types,
+		EquivalentResourceRegistry:  equivalent,
+		Authorizer:                  c.Authorizer,
+		Admit:                       c.Admission,
+		MinRequestTimeout:           c.MinRequestTimeout,
+		MaxRequestBodyBytes:         c.MaxRequestBytes,
+	}
+	container := restful.NewContainer()
+	container.ServeMux = http.NewServeMux()
+	found, _, err := version.InstallREST(container)
+	if err != nil {
+		return GroupVersion{}, err
+	}
+	return GroupVersion{GroupVersion: gv, Root: root, Service: container.RegisteredWebServices()[0], Resources: found, Storages: all[gv]}, nil
+}
+
+// servedVersions lists, for each resource of a group, the versions it is served in.
+func servedVersions(group string, all map[schema.GroupVersion]resources) map[string][]string {
+	m := map[string][]string{}
+	for gv, rs := range all {
+		if gv.Group != group {
+			continue
+		}
+		for name := range rs {
+			m[name] = append(m[name], gv.String())
+		}
+	}
+	for _, versions := range m {
+		sort.Strings(versions)
+	}
+	return m
+}

@@ -1,0 +1,135 @@
+package kinds
+
+import (
+	"fmt"
+	"strings"
+
+	restful "github.com/emicklei/go-restful/v3"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/endpoints"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	utilopenapi "k8s.io/apiserver/pkg/util/openapi"
+	openapibuilder "k8s.io/kube-openapi/pkg/builder"
+	openapibuilder3 "k8s.io/kube-openapi/pkg/builder3"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/common/restfuladapter"
+	"k8s.io/kube-openapi/pkg/spec3"
+	openapiutil "k8s.io/kube-openapi/pkg/util"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	generated "k8s.io/kubernetes/pkg/generated/openapi"
+)
+
+// openAPITitle is what upstream's document is called; clients do not care, diffs do.
+const openAPITitle = "Kubernetes"
+
+func definitions() openapicommon.GetOpenAPIDefinitions {
+	return utilopenapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generated.GetOpenAPIDefinitions)
+}
+
+func v3Config() *openapicommon.OpenAPIV3Config {
+	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
+	get := definitions()
+	cfg := &openapicommon.OpenAPIV3Config{
+		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
+		DefaultResponse:       &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
+		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
+		GetDefinitionName:     namer.GetDefinitionName,
+		GetDefinitions:        get,
+		SecuritySchemes: spec3.SecuritySchemes{"BearerToken": &spec3.SecurityScheme{SecuritySchemeProps: spec3.SecuritySchemeProps{
+			Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication"}}},
+	}
+	cfg.Definitions = get(func(name string) spec.Ref {
+		named, _ := cfg.GetDefinitionName(name)
+		return spec.MustCreateRef("#/components/schemas/" + openapicommon.EscapeJsonPointer(named))
+	})
+	return cfg
+}
+
+func v2Config() *openapicommon.Config {
+	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
+	return &openapicommon.Config{
+		ProtocolList:          []string{"https"},
+		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
+		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
+		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
+		GetDefinitionName:     namer.GetDefinitionName,
+		GetDefinitions:        definitions(),
+		SecurityDefinitions: &spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
+			Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication"}}},
+		DefaultSecurity: []map[string][]string{{"BearerToken": {}}},
+	}
+}
+
+// typeConverter knows the schema of every served kind, for server-side apply.
+func typeConverter(all map[schema.GroupVersion]resources) (managedfields.TypeConverter, error) {
+	var names []string
+	for _, gv := range groupOrder {
+		for resource, storage := range all[gv] {
+			kind, err := endpoints.GetResourceKind(gv, storage, legacyscheme.Scheme)
+			if err != nil {
+				return nil, fmt.Errorf("kind of %s: %w", resource, err)
+			}
+			example, err := legacyscheme.Scheme.New(kind)
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, openapiutil.GetCanonicalTypeName(example))
+		}
+	}
+	schemas, err := openapibuilder3.BuildOpenAPIDefinitionsForResources(v3Config(), names...)
+	if err != nil {
+		return nil, err
+	}
+	return managedfields.NewTypeConverter(schemas, false)
+}
+
+// OpenAPIV2 describes all versions in one Swagger document.
+func (a *API) OpenAPIV2() (*spec.Swagger, error) {
+	var services []*restful.WebService
+	for _, v := range a.Versions {
+		services = append(services, v.Service)
+	}
+	return openapibuilder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(services), v2Config())
+}
+
+// OpenAPIV3 describes one version.
+func (v GroupVersion) OpenAPIV3() (*spec3.OpenAPI, error) {
+	doc, err := openapibuilder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{v.Service}), v3Config())
+	if err != nil {
+		return nil, err
+	}
+	v.keepOwnKinds(doc)
+	return doc, nil
+}
+
+// keepOwnKinds removes from shared schemas (DeleteOptions and the like) the group
+// versions that other documents describe.
+func (v GroupVersion) keepOwnKinds(doc *spec3.OpenAPI) {
+	if doc.Components == nil {
+		return
+	}
+	for _, s := range doc.Components.Schemas {
+		kinds, ok := s.Extensions["x-kubernetes-group-version-kind"].([]interface{})
+		if !ok {
+			continue
+		}
+		var own []interface{}
+		for _, k := range kinds {
+			m, ok := k.(map[string]interface{})
+			if ok && m["group"] == v.Group && m["version"] == v.Version {
+				own = append(own, k)
+			}
+		}
+		if len(own) > 0 {
+			s.Extensions["x-kubernetes-group-version-kind"] = own
+		}
+	}
+}
+
+// Path is the version's place below the server root, without the leading slash:
+// "api/v1", "apis/apps/v1".
+func (v GroupVersion) Path() string {
+	return strings.TrimPrefix(v.Root+"/"+v.String(), "/")
+}

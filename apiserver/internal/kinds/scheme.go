@@ -1,0 +1,84 @@
+package kinds
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/versioning"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	_ "k8s.io/kubernetes/pkg/apis/admission/install"
+	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"
+	_ "k8s.io/kubernetes/pkg/apis/authentication/install"
+	_ "k8s.io/kubernetes/pkg/apis/authorization/install"
+	_ "k8s.io/kubernetes/pkg/apis/autoscaling/install"
+	_ "k8s.io/kubernetes/pkg/apis/batch/install"
+	_ "k8s.io/kubernetes/pkg/apis/certificates/install"
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install"
+	_ "k8s.io/kubernetes/pkg/apis/core/install"
+	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
+	_ "k8s.io/kubernetes/pkg/apis/events/install"
+	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
+	_ "k8s.io/kubernetes/pkg/apis/networking/install"
+	_ "k8s.io/kubernetes/pkg/apis/node/install"
+	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+	_ "k8s.io/kubernetes/pkg/apis/rbac/install"
+	_ "k8s.io/kubernetes/pkg/apis/resource/install"
+	_ "k8s.io/kubernetes/pkg/apis/scheduling/install"
+	_ "k8s.io/kubernetes/pkg/apis/storage/install"
+	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
+)
+
+// Scheme holds all kinds in their hub and served versions.
+func Scheme() *runtime.Scheme { return legacyscheme.Scheme }
+
+// Codecs negotiates JSON, YAML and protobuf for requests and responses, with
+// collections written item by item.
+func Codecs() serializer.CodecFactory { return codecs }
+
+var codecs = serializer.NewCodecFactory(legacyscheme.Scheme,
+	serializer.WithStreamingCollectionEncodingToJSON(),
+	serializer.WithStreamingCollectionEncodingToProtobuf())
+
+// cohabitants are resources served by two groups but stored once, by the second.
+var cohabitants = map[schema.GroupResource]schema.GroupResource{
+	{Group: "events.k8s.io", Resource: "events"}: {Resource: "events"},
+}
+
+// StoredAs tells under which group and resource an object is kept in etcd.
+func StoredAs(gr schema.GroupResource) schema.GroupResource {
+	if as, ok := cohabitants[gr]; ok {
+		return as
+	}
+	return gr
+}
+
+// StorageCodec encodes to the storage version of the example's kind as compact JSON,
+// kind and apiVersion first, and decodes to the hub version.
+func StorageCodec(gr schema.GroupResource, example runtime.Object) (runtime.Codec, schema.GroupVersion, error) {
+	gvks, _, err := legacyscheme.Scheme.ObjectKinds(example)
+	if err != nil {
+		return nil, schema.GroupVersion{}, fmt.Errorf("storage version of %s: %w", gr, err)
+	}
+	group := StoredAs(gr).Group
+	hub := schema.GroupVersion{Group: gvks[0].Group, Version: runtime.APIVersionInternal}
+	storage, err := storageVersion(group, gvks[0].Kind)
+	if err != nil {
+		return nil, schema.GroupVersion{}, fmt.Errorf("storage version of %s: %w", gr, err)
+	}
+	plain := json.NewSerializerWithOptions(json.DefaultMetaFactory, legacyscheme.Scheme, legacyscheme.Scheme, json.SerializerOptions{})
+	return versioning.NewDefaultingCodecForScheme(legacyscheme.Scheme, plain, plain, storage, hub), storage, nil
+}
+
+// storageVersion is the most preferred served version that knows the kind.
+func storageVersion(group, kind string) (schema.GroupVersion, error) {
+	for _, gv := range legacyscheme.Scheme.PrioritizedVersionsForGroup(group) {
+		if served[gv] && legacyscheme.Scheme.Recognizes(gv.WithKind(kind)) {
+			return gv, nil
+		}
+	}
+	return schema.GroupVersion{}, fmt.Errorf("no served version of group %q knows kind %s", group, kind)
+}

@@ -1,0 +1,59 @@
+package view
+
+import (
+	"sync/atomic"
+	"weak"
+
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Item is one stored object at one revision. It is immutable; what is cached in it
+// can always be made again.
+type Item struct {
+	Key    string // etcd key
+	Rev    int64  // mod revision: the object's resourceVersion
+	Object []byte // the stored JSON, without resourceVersion, sealed if its kind is
+
+	decoded atomic.Pointer[weak.Pointer[decoded]]
+}
+
+type decoded struct{ obj runtime.Object }
+
+// Decoded returns the object, calling decode unless an earlier result is still there.
+// Results are kept until the next garbage collection: long enough for one change to
+// reach all its watchers, without holding every object twice. The result is shared:
+// callers must not change it.
+func (i *Item) Decoded(decode func(object []byte, rev int64) (runtime.Object, error)) (runtime.Object, error) {
+	if w := i.decoded.Load(); w != nil {
+		if d := w.Value(); d != nil {
+			return d.obj, nil
+		}
+	}
+	obj, err := decode(i.Object, i.Rev)
+	if err != nil {
+		return nil, err
+	}
+	w := weak.Make(&decoded{obj: obj})
+	i.decoded.Store(&w)
+	return obj, nil
+}
+
+// EventType says what a change did to an object.
+type EventType uint8
+
+// The kinds of change. Expiry by lease is a delete.
+const (
+	Created EventType = iota + 1
+	Modified
+	Deleted
+)
+
+// Event is one committed change of one object. Item is the object after the change;
+// for Deleted it is the last object with the revision of the delete. Prev is the
+// object before the change, nil for Created.
+type Event struct {
+	Rev  int64
+	Type EventType
+	Item *Item
+	Prev *Item
+}
