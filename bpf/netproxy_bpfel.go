@@ -60,7 +60,7 @@ const (
 	NetproxyDropNP_DROP_REWRITE      NetproxyDrop = 6
 	NetproxyDropNP_DROP_FRAGMENT     NetproxyDrop = 7
 	NetproxyDropNP_DROP_UNKNOWN_LINK NetproxyDrop = 8
-	NetproxyDropNP_DROP_PROTOCOL     NetproxyDrop = 9
+	NetproxyDropNP_DROP_NO_FLOW      NetproxyDrop = 9
 	NetproxyDropNP_DROP_MAX          NetproxyDrop = 10
 )
 

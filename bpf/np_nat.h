@@ -315,7 +315,7 @@ static __always_inline enum service_verdict np_service(struct __sk_buff *skb, st
 			src = np_nat_source(p->v6);
 		e = np_nat_new(p, index, &src);
 		if (!e)
-			return np_drop_service(NP_DROP_NO_PORT);
+			return np_drop_service(NP_DROP_NO_FLOW);
 	}
 	if (!np_translate(skb, p, e))
 		return np_drop_service(NP_DROP_REWRITE);

@@ -1,0 +1,180 @@
+package datapath
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/rutter-project/rutter/bpf"
+	"github.com/rutter-project/rutter/netproxy/resolve"
+)
+
+// contents is what the service maps hold.
+type contents struct {
+	services map[svcKey]svcVal
+	slots    func(extent) ([]uint32, error) // reads one list
+	backends []backVal                      // from index 0 to the last one ever used
+}
+
+// found is what a former process left and no service has claimed yet.
+type found struct {
+	lists    map[extent][]uint32
+	backends map[uint32]backVal
+	orphans  map[orphan][]uint32 // backends in no list: they serve flows of sockets only
+}
+
+type orphan struct {
+	addr  netip.AddrPort
+	proto uint8
+}
+
+// adopt takes over the contents of the maps. Nothing is written: services claim what is theirs when they are applied,
+// prune removes the rest.
+func (t *tables) adopt(c contents) error {
+	f := &found{lists: map[extent][]uint32{}, backends: map[uint32]backVal{}, orphans: map[orphan][]uint32{}}
+	t.indexes.next = uint32(len(c.backends))
+	t.indexes.gens = make([]uint32, len(c.backends))
+	listed := map[uint32]bool{}
+	for k, v := range c.services {
+		t.written[k] = v
+		t.lastID = max(t.lastID, v.Id)
+		for _, e := range []extent{{v.Base, v.N}, {v.Lbase, v.Ln}} {
+			if _, known := f.lists[e]; known || e.n == 0 || !t.slots.reserve(e) {
+				continue // seen before or, after a crash, overlapping: rewritten on apply
+			}
+			list, err := c.slots(e)
+			if err != nil {
+				return err
+			}
+			f.lists[e] = list
+			for _, index := range list {
+				listed[index] = true
+			}
+		}
+	}
+	for i, be := range c.backends {
+		index := uint32(i)
+		t.indexes.gens[i] = be.Gen
+		if be.Flags&backendDead != 0 || be.Gen == 0 {
+			t.indexes.free = append(t.indexes.free, index)
+			continue
+		}
+		f.backends[index] = be
+		if !listed[index] {
+			o := orphan{addrPortOf(be), be.Proto}
+			f.orphans[o] = append(f.orphans[o], index)
+		}
+	}
+	t.found = f
+	return nil
+}
+
+func addrPortOf(be backVal) netip.AddrPort {
+	return netip.AddrPortFrom(netipOf(be.Addr), swap(be.Port))
+}
+
+// adoptPort makes the state of a port from what was found under one of its fronts, so that its backends keep their
+// indexes and its sockets their backends.
+func (t *tables) adoptPort(want *resolve.ServicePort) *port {
+	p := &port{backends: map[netip.AddrPort]backend{}}
+	if t.found != nil {
+		t.claimFound(p, want)
+	}
+	if p.id == 0 {
+		t.lastID++
+		p.id = t.lastID
+	}
+	return p
+}
+
+func (t *tables) claimFound(p *port, want *resolve.ServicePort) {
+	for _, f := range want.Fronts {
+		v, known := t.written[keyOf(f)]
+		if _, owned := t.owner[keyOf(f)]; !known || owned || v.Flags&bpf.NetproxySvcFlagsNP_SVC_REFUSE != 0 {
+			continue
+		}
+		at, localAt := extent{v.Base, v.N}, extent{v.Lbase, v.Ln}
+		if !t.claimable(at) || !t.claimable(localAt) {
+			continue
+		}
+		p.id = v.Id
+		p.cluster, p.clusterAt = t.claimList(p, at)
+		p.local, p.localAt = t.claimList(p, localAt)
+		break
+	}
+	for a := range want.Serving {
+		o := orphan{a, uint8(want.ID.Protocol)}
+		if _, known := p.backends[a]; known || len(t.found.orphans[o]) == 0 {
+			continue
+		}
+		index := t.found.orphans[o][0]
+		t.found.orphans[o] = t.found.orphans[o][1:]
+		t.claimBackend(p, index)
+	}
+}
+
+// claimable tells whether a list is whole and nobody's.
+func (t *tables) claimable(e extent) bool {
+	if e.n == 0 {
+		return true
+	}
+	list, ok := t.found.lists[e]
+	for _, index := range list {
+		if _, free := t.found.backends[index]; !free {
+			return false
+		}
+	}
+	return ok
+}
+
+func (t *tables) claimList(p *port, e extent) ([]uint32, extent) {
+	if e.n == 0 {
+		return nil, extent{}
+	}
+	list := t.found.lists[e]
+	if e == p.clusterAt { // both lists are one
+		return list, e
+	}
+	delete(t.found.lists, e)
+	for _, index := range list {
+		t.claimBackend(p, index)
+	}
+	return list, e
+}
+
+func (t *tables) claimBackend(p *port, index uint32) {
+	be, ok := t.found.backends[index]
+	if !ok {
+		return
+	}
+	delete(t.found.backends, index)
+	p.backends[addrPortOf(be)] = backend{index: index, gen: be.Gen, flags: be.Flags}
+}
+
+// prune removes what was found and is nobody's. Call it once all services have been applied.
+func (t *tables) prune(now time.Time) (*batch, error) {
+	b := &batch{now: now, deleted: map[svcKey]bool{}, dead: map[uint32]backVal{}}
+	if t.found == nil {
+		return b, nil
+	}
+	for k := range t.written {
+		if _, owned := t.owner[k]; !owned {
+			b.deleted[k] = true
+		}
+	}
+	for index, be := range t.found.backends {
+		b.vanished = append(b.vanished, Vanished{addrPortOf(be), resolve.Protocol(be.Proto)})
+		be.Flags = backendDead
+		b.dead[index] = be
+	}
+	if err := t.write(b); err != nil {
+		return b, err
+	}
+	for e := range t.found.lists {
+		t.slots.give(e, now)
+	}
+	for index := range b.dead {
+		t.indexes.give(index, now)
+	}
+	t.found = nil
+	return b, nil
+}
