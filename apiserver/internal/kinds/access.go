@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net/http"
 
+	restful "github.com/emicklei/go-restful/v3"
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -15,6 +17,7 @@ import (
 	kubeauthenticator "k8s.io/kubernetes/pkg/kubeapiserver/authenticator"
 	kubeauthorizer "k8s.io/kubernetes/pkg/kubeapiserver/authorizer"
 	"k8s.io/kubernetes/pkg/kubeapiserver/authorizer/modes"
+	"k8s.io/kubernetes/pkg/routes"
 	serviceaccounttoken "k8s.io/kubernetes/pkg/serviceaccount"
 )
 
@@ -27,13 +30,20 @@ func Tokens(issuer string, key any) (TokenGenerator, error) {
 	return serviceaccounttoken.JWTTokenGenerator(issuer, key)
 }
 
-// OpenIDMetadata makes the service-account issuer's discovery documents.
-func OpenIDMetadata(issuer, jwksURI, externalAddress string, publicKeys []any) (serviceaccounttoken.OpenIDMetadataProvider, error) {
+// IssuerHandler serves the discovery documents of the service-account issuer (OpenID
+// Connect Discovery 1.0, section 3) and its public keys.
+func IssuerHandler(issuer, address string, publicKeys []any) (http.Handler, error) {
 	keys, err := serviceaccounttoken.StaticPublicKeysGetter(publicKeys)
+	if err != nil {
+		return nil, fmt.Errorf("service-account keys: %w", err)
+	}
+	provider, err := serviceaccounttoken.NewOpenIDMetadataProvider(issuer, "", address, keys)
 	if err != nil {
 		return nil, err
 	}
-	return serviceaccounttoken.NewOpenIDMetadataProvider(issuer, jwksURI, externalAddress, keys)
+	container := restful.NewContainer()
+	routes.NewOpenIDMetadataServer(provider).Install(container)
+	return container, nil
 }
 
 // AuthenticationConfig says whom to believe.

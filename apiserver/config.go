@@ -1,0 +1,80 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/rs/zerolog"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/rutter-project/rutter/apiserver/pki"
+)
+
+// Config is what an API server is made of. DefaultConfig fills what has a default.
+type Config struct {
+	// ID names this API server among others; it is part of its cause key in etcd.
+	ID string
+	// Listen is the TCP address to serve on.
+	Listen string
+	// Advertise is where pods and other machines reach this server.
+	Advertise netip.Addr
+	// Hosts are further names and addresses for the serving certificate.
+	Hosts []string
+	// ServiceCIDR is the range of cluster IPs; its first address is the API's own.
+	ServiceCIDR netip.Prefix
+	// DNS is the cluster IP of the DNS service, in ServiceCIDR.
+	DNS netip.Addr
+	// NodePorts is the range of node ports, "30000-32767".
+	NodePorts string
+	// SealFile holds the key that Secrets are sealed with; it is made if missing.
+	SealFile string
+	// EventTTL is how long Kubernetes Events are kept.
+	EventTTL time.Duration
+
+	Etcd *clientv3.Client
+	PKI  *pki.Authority
+	Log  zerolog.Logger
+}
+
+// Issuer is the name of the service-account token issuer, and its only audience by default.
+const Issuer = "https://kubernetes.default.svc.cluster.local"
+
+// maxRequestBytes is upstream's bound of a request's body.
+const maxRequestBytes = 3 << 20
+
+// DefaultConfig returns the defaults: kube-apiserver's where it has one.
+func DefaultConfig() Config {
+	return Config{
+		ID:          "apiserver",
+		Listen:      ":6443",
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
+		DNS:         netip.MustParseAddr("10.96.0.10"),
+		NodePorts:   "30000-32767",
+		EventTTL:    time.Hour,
+	}
+}
+
+// Validate names the first field that is missing or wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.ID == "":
+		return errors.New("apiserver: ID is empty")
+	case c.Listen == "":
+		return errors.New("apiserver: Listen is empty; give an address such as :6443")
+	case !c.Advertise.IsValid():
+		return errors.New("apiserver: Advertise is not an IP address")
+	case !c.ServiceCIDR.IsValid() || c.ServiceCIDR.Masked() != c.ServiceCIDR:
+		return fmt.Errorf("apiserver: ServiceCIDR %q is not a network such as 10.96.0.0/16", c.ServiceCIDR)
+	case !c.ServiceCIDR.Contains(c.DNS):
+		return fmt.Errorf("apiserver: DNS address %s is outside ServiceCIDR %s", c.DNS, c.ServiceCIDR)
+	case c.SealFile == "":
+		return errors.New("apiserver: SealFile is empty")
+	case c.Etcd == nil || c.PKI == nil:
+		return errors.New("apiserver: Etcd and PKI are required")
+	case c.EventTTL < time.Second:
+		return fmt.Errorf("apiserver: EventTTL %s is less than a second", c.EventTTL)
+	}
+	return nil
+}

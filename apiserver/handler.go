@@ -1,0 +1,161 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"time"
+
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+
+	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/pki"
+)
+
+// loopbackUser is the API server talking to itself.
+var loopbackUser = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
+
+// handler builds access control, admission, the kinds and the HTTP side.
+func (s *Server) handler(ctx context.Context) (http.Handler, error) {
+	key, err := s.cfg.PKI.SigningKey("service-account")
+	if err != nil {
+		return nil, err
+	}
+	authn, err := s.authentication(ctx, key.Public())
+	if err != nil {
+		return nil, err
+	}
+	authz, rules, err := kinds.Authorization(ctx, s.cfg.ID, s.informers)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := kinds.Tokens(Issuer, key)
+	if err != nil {
+		return nil, err
+	}
+	installed, err := s.install(ctx, access{authn: authn, authz: authz, rules: rules, tokens: tokens})
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := kinds.IssuerHandler(Issuer, s.advertised(), []any{key.Public()})
+	if err != nil {
+		return nil, err
+	}
+	s.addChecks()
+	return serve.New(serve.Config{
+		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
+		Issuer: issuer, Health: s.health, Address: s.advertised(),
+	})
+}
+
+// access is who may do what.
+type access struct {
+	authn  authenticator.Request
+	authz  authorizer.Authorizer
+	rules  authorizer.RuleResolver
+	tokens kinds.TokenGenerator
+}
+
+func (s *Server) authentication(ctx context.Context, publicKey any) (authenticator.Request, error) {
+	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", s.cfg.PKI.CAPEM())
+	if err != nil {
+		return nil, err
+	}
+	others, err := kinds.Authentication(ctx, kinds.AuthenticationConfig{
+		ServerID: s.cfg.ID, ClientCA: clientCA, Issuer: Issuer, Audiences: audiences,
+		PublicKeys: []any{publicKey}, Client: s.client, Informers: s.informers,
+	})
+	if err != nil {
+		return nil, err
+	}
+	loopback := bearertoken.New(authenticator.TokenFunc(func(_ context.Context, token string) (*authenticator.Response, bool, error) {
+		if subtle.ConstantTimeCompare([]byte(token), []byte(s.loopbackToken)) != 1 {
+			return nil, false, nil
+		}
+		return &authenticator.Response{Audiences: audiences, User: loopbackUser}, true, nil
+	}))
+	return union.New(lenient{loopback}, others), nil
+}
+
+// lenient passes on credentials that are not the loopback's: bearertoken calls a token
+// it does not know an error, which would keep the others from looking at it.
+type lenient struct{ authenticator.Request }
+
+func (l lenient) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	header := r.Header.Get("Authorization")
+	resp, ok, err := l.Request.AuthenticateRequest(r)
+	if !ok && header != "" {
+		r.Header.Set("Authorization", header)
+	}
+	if !ok {
+		return nil, false, nil
+	}
+	return resp, ok, err
+}
+
+func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
+	dyn, err := dynamic.NewForConfig(s.clientConfig)
+	if err != nil {
+		return nil, err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
+	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
+		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Loopback: s.clientConfig, Informers: s.informers,
+		Authorizer: a.authz, Mapper: mapper, Services: webhook.NewDefaultServiceResolver(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	kubelet, err := s.cfg.PKI.Issue(pki.Leaf{Name: "apiserver-kubelet-client", CommonName: "kube-apiserver-kubelet-client",
+		Organizations: []string{user.SystemPrivilegedGroup}, Client: true})
+	if err != nil {
+		return nil, err
+	}
+	return kinds.Install(kinds.Config{
+		Storage: s.stores, RawStorage: s.stores.raw, Client: s.client, Informers: s.informers, Admission: admit,
+		Authenticator: a.authn, Authorizer: a.authz, FullAuthorizer: a.authz, Rules: a.rules, Tokens: a.tokens, Audiences: audiences,
+		EventTTL: s.cfg.EventTTL, NodePorts: s.cfg.NodePorts,
+		ClusterCA: s.cfg.PKI.CAFile(), KubeletClientCert: kubelet.CertFile, KubeletClientKey: kubelet.KeyFile,
+		Components:      map[string]func() error{"etcd-0": s.etcdHealthy},
+		MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
+	})
+}
+
+const etcdTimeout = 2 * time.Second
+
+func (s *Server) etcdHealthy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), etcdTimeout)
+	defer cancel()
+	return s.pingEtcd(ctx)
+}
+
+func (s *Server) pingEtcd(ctx context.Context) error {
+	_, err := s.cfg.Etcd.Get(ctx, "/rutter/health")
+	return err
+}
+
+var errNotReady = errors.New("caches and bootstrap are not complete yet")
+
+func (s *Server) addChecks() {
+	s.health.Add(serve.Check{Name: "ping", Live: true, Run: func(context.Context) error { return nil }})
+	s.health.Add(serve.Check{Name: "etcd", Live: true, Run: s.pingEtcd})
+	s.health.Add(serve.Check{Name: "poststart", Run: func(context.Context) error {
+		select {
+		case <-s.ready:
+			return nil
+		default:
+			return errNotReady
+		}
+	}})
+}

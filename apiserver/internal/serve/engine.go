@@ -1,0 +1,146 @@
+package serve
+
+import (
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	serverfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+)
+
+// Limits of kube-apiserver 1.37 for requests that are not long-running.
+const (
+	requestTimeout    = 60 * time.Second
+	maxReadsInFlight  = 400
+	maxWritesInFlight = 200
+)
+
+// Config is what the HTTP side is made of. All fields are required.
+type Config struct {
+	API           *kinds.API
+	Authenticator authenticator.Request
+	Authorizer    authorizer.UnconditionalAuthorizer
+	Audiences     authenticator.Audiences
+	Issuer        http.Handler // serves the token issuer's discovery documents
+	Health        *Health
+	Address       string // host:port that discovery advertises
+}
+
+// New returns the whole handler: filters, gin, dispatch.
+func New(c Config) (http.Handler, error) {
+	engine, err := newEngine(c)
+	if err != nil {
+		return nil, err
+	}
+	return c.chain(engine), nil
+}
+
+// newEngine registers the fixed paths; the rest is dispatched by shape.
+func newEngine(c Config) (*gin.Engine, error) {
+	openapi, err := newOpenAPI(c.API)
+	if err != nil {
+		return nil, err
+	}
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
+	e.UseRawPath, e.UnescapePathValues = true, true
+	for _, name := range []string{"/healthz", "/livez", "/readyz"} {
+		e.GET(name, gin.WrapH(c.Health.handler(name)))
+		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
+	}
+	e.GET("/version", func(g *gin.Context) { g.JSON(http.StatusOK, kinds.Version()) })
+	e.GET("/metrics", gin.WrapH(legacyregistry.Handler()))
+	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
+		e.GET(path, gin.WrapH(openapi))
+	}
+	e.GET("/.well-known/openid-configuration", gin.WrapH(c.Issuer))
+	e.GET("/openid/v1/jwks", gin.WrapH(c.Issuer))
+	e.GET("/debug/pprof/*name", gin.WrapF(profile))
+	e.GET("/", func(g *gin.Context) { g.JSON(http.StatusOK, gin.H{"paths": c.paths()}) })
+	e.NoRoute(gin.WrapH(c.dispatcher()))
+	return e, nil
+}
+
+func profile(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/debug/pprof/profile":
+		pprof.Profile(w, r)
+	case "/debug/pprof/trace":
+		pprof.Trace(w, r)
+	case "/debug/pprof/symbol":
+		pprof.Symbol(w, r)
+	case "/debug/pprof/cmdline":
+		pprof.Cmdline(w, r)
+	default:
+		pprof.Index(w, r)
+	}
+}
+
+// paths is what GET / lists.
+func (c Config) paths() []string {
+	paths := []string{"/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	for _, v := range c.API.Versions {
+		paths = append(paths, "/"+v.Path())
+	}
+	return paths
+}
+
+// dispatcher sends discovery and resource paths to their handlers.
+func (c Config) dispatcher() http.Handler {
+	discoverer, routes := newDiscoverer(c.API, c.Address), newRoutes(c.API)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g, ok := w.(gin.ResponseWriter); ok {
+			w = unset(g)
+		}
+		if h := discoverer.handler(r.URL.Path); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+		routes.ServeHTTP(w, r)
+	})
+}
+
+// unset takes back the 404 that gin notes before it calls NoRoute: handlers that only
+// write would send it.
+func unset(w gin.ResponseWriter) http.ResponseWriter {
+	w.WriteHeader(http.StatusOK)
+	return w
+}
+
+// RequestInfo resolves paths the way kube-apiserver does.
+func RequestInfo() *request.RequestInfoFactory {
+	return &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
+}
+
+// chain wraps the handler in the filters, the last named the first to run.
+func (c Config) chain(h http.Handler) http.Handler {
+	codecs := kinds.Codecs()
+	longRunning := serverfilters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	h = withOrigin(h)
+	h = filters.WithAuthorization(h, c.Authorizer, codecs)
+	h = serverfilters.WithMaxInFlightLimit(h, maxReadsInFlight, maxWritesInFlight, longRunning)
+	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
+	h = filters.WithAuthentication(h, c.Authenticator, filters.Unauthorized(codecs), c.Audiences, nil)
+	h = filters.WithWarningRecorder(h)
+	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
+	h = filters.WithRequestDeadline(h, nil, nil, longRunning, codecs, requestTimeout)
+	h = filters.WithCacheControl(h)
+	h = serverfilters.WithHTTPLogging(h)
+	h = filters.WithLatencyTrackers(h)
+	h = filters.WithRequestInfo(h, RequestInfo())
+	h = filters.WithRequestReceivedTimestamp(h)
+	h = serverfilters.WithPanicRecovery(h, RequestInfo())
+	return filters.WithAuditInit(h)
+}

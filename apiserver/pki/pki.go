@@ -1,0 +1,274 @@
+// Package pki is the cluster's certificate authority: made at first start, kept in one
+// directory (0700, keys 0600), and asked for a certificate by every part of the
+// cluster that talks TLS. Identities are Kubernetes': the common name is the user, the
+// organizations are the groups.
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Lifetimes. Leaves are renewed at start once a third of their time is left.
+const (
+	caLife   = 10 * 365 * 24 * time.Hour
+	leafLife = 365 * 24 * time.Hour
+	skew     = 5 * time.Minute // clocks of other machines may be behind
+)
+
+// Authority signs certificates for one cluster. It is safe for concurrent use.
+type Authority struct {
+	dir  string
+	cert *x509.Certificate
+	key  crypto.Signer
+	pem  []byte
+}
+
+// Leaf says what a certificate is for.
+type Leaf struct {
+	Name          string   // file name without ending
+	CommonName    string   // the user, for client certificates
+	Organizations []string // the groups
+	Hosts         []string // DNS names and IP addresses, for server certificates
+	Client        bool
+	Server        bool
+}
+
+// Pair are the files of one certificate and its key.
+type Pair struct{ CertFile, KeyFile string }
+
+// Load opens the authority in dir or makes it.
+func Load(dir, cluster string) (*Authority, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	a := &Authority{dir: dir}
+	err := a.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = a.create(cluster)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certificate authority in %s: %w", dir, err)
+	}
+	return a, nil
+}
+
+// CAFile is the path of the authority's certificate.
+func (a *Authority) CAFile() string { return filepath.Join(a.dir, "ca.crt") }
+
+// CAPEM is the authority's certificate.
+func (a *Authority) CAPEM() []byte { return slices.Clone(a.pem) }
+
+// Pool holds the authority's certificate alone.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+func (a *Authority) read() error {
+	certPEM, err := os.ReadFile(a.CAFile())
+	if err != nil {
+		return err
+	}
+	if a.key, err = readKey(filepath.Join(a.dir, "ca.key")); err != nil {
+		return err
+	}
+	if a.cert, err = parseCert(certPEM); err != nil {
+		return fmt.Errorf("ca.crt: %w", err)
+	}
+	a.pem = certPEM
+	return nil
+}
+
+func (a *Authority) create(cluster string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	serial, err := serialNumber()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: cluster + "-ca"},
+		NotBefore: now.Add(-skew), NotAfter: now.Add(caLife),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	if err := writeKey(filepath.Join(a.dir, "ca.key"), key); err != nil {
+		return err
+	}
+	// The certificate is written last: with it there, the authority is whole.
+	if err := writeFile(a.CAFile(), certPEM(der), 0o644); err != nil {
+		return err
+	}
+	return a.read()
+}
+
+// Issue returns the leaf's files, made or renewed if they are missing, near their end,
+// of another authority, or for other names.
+func (a *Authority) Issue(leaf Leaf) (Pair, error) {
+	pair := Pair{filepath.Join(a.dir, leaf.Name+".crt"), filepath.Join(a.dir, leaf.Name+".key")}
+	if a.stillGood(pair, leaf) {
+		return pair, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Pair{}, err
+	}
+	der, err := a.sign(leaf, key.Public())
+	if err == nil {
+		err = writeKey(pair.KeyFile, key)
+	}
+	if err == nil {
+		err = writeFile(pair.CertFile, certPEM(der), 0o644)
+	}
+	if err != nil {
+		return Pair{}, fmt.Errorf("issue %s: %w", leaf.Name, err)
+	}
+	return pair, nil
+}
+
+func (a *Authority) sign(leaf Leaf, public crypto.PublicKey) ([]byte, error) {
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: leaf.CommonName, Organization: leaf.Organizations},
+		NotBefore:    now.Add(-skew), NotAfter: now.Add(leafLife),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	if leaf.Client {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+	}
+	if leaf.Server {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	}
+	template.DNSNames, template.IPAddresses = splitHosts(leaf.Hosts)
+	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+}
+
+func (a *Authority) stillGood(pair Pair, leaf Leaf) bool {
+	loaded, err := tls.LoadX509KeyPair(pair.CertFile, pair.KeyFile)
+	if err != nil {
+		return false
+	}
+	cert := loaded.Leaf
+	names, ips := splitHosts(leaf.Hosts)
+	return cert.CheckSignatureFrom(a.cert) == nil &&
+		time.Until(cert.NotAfter) > leafLife/3 &&
+		cert.Subject.CommonName == leaf.CommonName &&
+		slices.Equal(cert.Subject.Organization, leaf.Organizations) &&
+		slices.Equal(cert.DNSNames, names) &&
+		slices.EqualFunc(cert.IPAddresses, ips, net.IP.Equal)
+}
+
+// SigningKey returns a key for signing tokens, made at first use.
+func (a *Authority) SigningKey(name string) (*ecdsa.PrivateKey, error) {
+	path := filepath.Join(a.dir, name+".key")
+	key, err := readKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return made, writeKey(path, made)
+	}
+	if err != nil {
+		return nil, err
+	}
+	signing, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s holds no ECDSA key", path)
+	}
+	return signing, nil
+}
+
+func splitHosts(hosts []string) (names []string, ips []net.IP) {
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			ips = append(ips, ip)
+			continue
+		}
+		names = append(names, h)
+	}
+	return names, ips
+}
+
+func serialNumber() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}
+
+func certPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func parseCert(data []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, errors.New("no PEM block")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+func readKey(path string) (crypto.Signer, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM block", path)
+	}
+	key, err := x509.ParseECPrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+func writeKey(path string, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// writeFile replaces a file as a whole.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".pki-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone already after the rename
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

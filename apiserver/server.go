@@ -1,0 +1,213 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/test/bufconn"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
+	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/seal"
+	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/internal/store"
+	"github.com/rutter-project/rutter/apiserver/internal/view"
+	"github.com/rutter-project/rutter/apiserver/pki"
+)
+
+// Server is an API server. Make it with New, run it once with Run.
+type Server struct {
+	cfg      Config
+	feed     *feed.Feed
+	view     *view.View
+	stores   *stores
+	health   *serve.Health
+	listener net.Listener
+	serving  pki.Pair
+
+	loopback      *bufconn.Listener
+	loopbackToken string
+	client        *kubernetes.Clientset
+	clientConfig  *rest.Config
+	informers     informers.SharedInformerFactory
+
+	ready chan struct{} // closed when everything is served
+}
+
+const (
+	loopbackBuffer  = 1 << 20
+	shutdownTimeout = 10 * time.Second
+	readHeaderLimit = 32 * time.Second
+)
+
+// New checks the configuration, makes what is missing on disk, and listens, so that a
+// busy port fails here. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	sealer, err := seal.Load(cfg.SealFile)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: listen on %s: %w", cfg.Listen, err)
+	}
+	s := &Server{
+		cfg: cfg, listener: listener, health: &serve.Health{}, ready: make(chan struct{}),
+		feed:     feed.New(cfg.Etcd, cfg.Log.With().Str("component", "feed").Logger()),
+		loopback: bufconn.Listen(loopbackBuffer), loopbackToken: uuid.NewString(),
+	}
+	s.view = view.New(s.feed.WaitFor)
+	s.feed.Subscribe(s.view)
+	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer}
+	if err := s.prepare(); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return s, nil
+}
+
+// prepare issues the serving certificate and makes the loopback client.
+func (s *Server) prepare() error {
+	hosts := append([]string{
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost",
+		"127.0.0.1", "::1", s.cfg.ServiceCIDR.Addr().Next().String(), s.cfg.Advertise.String(),
+	}, s.cfg.Hosts...)
+	var err error
+	s.serving, err = s.cfg.PKI.Issue(pki.Leaf{Name: "apiserver", CommonName: "kube-apiserver", Hosts: hosts, Server: true})
+	if err != nil {
+		return err
+	}
+	s.clientConfig = &rest.Config{
+		Host: "http://loopback", BearerToken: s.loopbackToken, QPS: -1, UserAgent: "rutter-apiserver",
+		ContentConfig:      rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
+		DisableCompression: true,
+		Dial:               func(ctx context.Context, _, _ string) (net.Conn, error) { return s.loopback.DialContext(ctx) },
+	}
+	if s.client, err = kubernetes.NewForConfig(s.clientConfig); err != nil {
+		return fmt.Errorf("loopback client: %w", err)
+	}
+	s.informers = informers.NewSharedInformerFactory(s.client, 0)
+	return nil
+}
+
+// Address is where the server listens, for ports chosen by the system.
+func (s *Server) Address() netip.AddrPort {
+	return netip.MustParseAddrPort(s.listener.Addr().String())
+}
+
+// Ready is closed when the server answers everything.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Feed is the server's watch of etcd, for the relay.
+func (s *Server) Feed() *feed.Feed { return s.feed }
+
+// Run serves until the context ends or something breaks, then closes in reverse order.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.feed.Run(ctx) })
+	g.Go(func() error { return s.serve(ctx) })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) serve(ctx context.Context) error {
+	defer s.listener.Close()
+	if err := s.feed.WaitFor(ctx, 1); err != nil {
+		return err
+	}
+	handler, err := s.handler(ctx)
+	if err != nil {
+		return fmt.Errorf("apiserver: %w", err)
+	}
+	inner := s.httpServer(handler)
+	outer := s.httpServer(handler)
+	outer.TLSConfig = s.tlsConfig()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
+	g.Go(func() error { return s.becomeReady(ctx) })
+	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
+	g.Go(func() error {
+		<-ctx.Done()
+		s.shutdown(outer, inner)
+		return nil
+	})
+	return g.Wait()
+}
+
+// becomeReady fills the caches that access decisions need and writes the cluster's
+// basics.
+func (s *Server) becomeReady(ctx context.Context) error {
+	s.informers.Start(ctx.Done())
+	err := bootstrap.Run(ctx, s.client, bootstrap.Config{
+		ServiceCIDR: s.cfg.ServiceCIDR, Address: s.cfg.Advertise, Port: s.Address().Port(), DNS: s.cfg.DNS,
+	})
+	if err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	for kind, ok := range s.informers.WaitForCacheSync(ctx.Done()) {
+		if !ok {
+			return fmt.Errorf("cache of %s did not fill: %w", kind, context.Cause(ctx))
+		}
+	}
+	close(s.ready)
+	return nil
+}
+
+// shutdown lets requests in flight finish, then cuts watches.
+func (s *Server) shutdown(servers ...*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			_ = server.Close()
+		}
+	}
+	s.informers.Shutdown()
+}
+
+func closed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderLimit, MaxHeaderBytes: 1 << 20,
+		ErrorLog: log.New(io.Discard, "", 0), // handshakes that clients break off
+	}
+}
+
+func (s *Server) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{"h2", "http/1.1"},
+	}
+}
+
+func (s *Server) advertised() string {
+	return net.JoinHostPort(s.cfg.Advertise.String(), strconv.Itoa(int(s.Address().Port())))
+}
+
+var audiences = authenticator.Audiences{Issuer}

@@ -1,0 +1,91 @@
+package apiserver
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+	"github.com/rutter-project/rutter/apiserver/internal/seal"
+	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/internal/store"
+	"github.com/rutter-project/rutter/apiserver/internal/view"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// stores gives upstream's REST storages our store as their storage.Interface.
+type stores struct {
+	cfg    Config
+	view   *view.View
+	leases *store.Leases
+	sealer *seal.Sealer
+}
+
+var _ generic.RESTOptionsGetter = (*stores)(nil)
+
+// deleteWorkers is how many objects a deletecollection deletes at a time.
+const deleteWorkers = 4
+
+// GetRESTOptions implements generic.RESTOptionsGetter.
+func (s *stores) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	return generic.RESTOptions{
+		StorageConfig:           &storagebackend.ConfigForResource{GroupResource: gr},
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: deleteWorkers,
+		ResourcePrefix:          prefixOf(gr),
+		Decorator: func(_ *storagebackend.ConfigForResource, _ string, _ func(runtime.Object) (string, error),
+			newFunc, newList func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
+			st, err := s.open(gr, newFunc, newList)
+			return st, func() {}, err
+		},
+	}, nil
+}
+
+// raw opens the store of a resource that has no REST storage.
+func (s *stores) raw(gr schema.GroupResource, newFunc func() runtime.Object) (storage.Interface, string, error) {
+	st, err := s.open(gr, newFunc, newFunc)
+	return st, prefixOf(gr), err
+}
+
+func (s *stores) open(gr schema.GroupResource, newFunc, newList func() runtime.Object) (*store.Store, error) {
+	codec, _, err := kinds.StorageCodec(gr, newFunc())
+	if err != nil {
+		return nil, err
+	}
+	cfg := store.Config{
+		Client: s.cfg.Etcd, View: s.view, Codec: codec, Resource: gr,
+		NewFunc: newFunc, NewList: newList,
+		Prefix:   prefixOf(gr),
+		CauseKey: schemas.CausePrefix + s.cfg.ID,
+		Header:   serve.Header,
+		Leases:   s.leases,
+	}
+	if gr == (schema.GroupResource{Resource: "secrets"}) {
+		cfg.Sealer = s.sealer
+	}
+	st, err := store.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("store of %s: %w", gr, err)
+	}
+	return st, nil
+}
+
+// prefixOf is where the objects of a resource are kept in etcd.
+func prefixOf(gr schema.GroupResource) string {
+	stored := kinds.StoredAs(gr)
+	group := stored.Group
+	if group == "" {
+		group = "core"
+	}
+	return schemas.RegistryPrefix + group + "/" + stored.Resource
+}
+
+// minRequestTimeout is the least time a watch lives whose client set no timeout.
+const minRequestTimeout = 30 * time.Minute
