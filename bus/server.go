@@ -1,0 +1,266 @@
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/rs/zerolog"
+)
+
+// readyTimeout bounds how long the embedded server may take to recover its
+// streams.
+const readyTimeout = 2 * time.Minute
+
+// Server is a NATS server in this process.
+type Server struct {
+	cfg    ServerConfig
+	log    zerolog.Logger
+	secret string // password of in-process connections; new at every start
+	nats   *natsserver.Server
+}
+
+// accountsConfig declares the two accounts. EDGE can reach exactly these calls
+// and no subject that a stream listens on, whatever a client puts into the reply
+// field of a message: replies stay within their account.
+const accountsConfig = `
+accounts {
+  CORE: {
+    jetstream: enabled
+    exports: [
+      {stream: "live.>", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.CREATE.HISTORY.>", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.DELETE.HISTORY.*", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.MSG.NEXT.HISTORY.*", response_type: stream, accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.CREATE.ARCHIVE.>", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.DELETE.ARCHIVE.*", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.INFO.ARCHIVE.*", accounts: [EDGE]}
+      {service: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*", response_type: stream, accounts: [EDGE]}
+      {service: "$JS.API.STREAM.INFO.ARCHIVE", accounts: [EDGE]}
+      {service: "$JS.API.DIRECT.GET.LASTN.>", accounts: [EDGE]}
+    ]
+  }
+  EDGE: {
+    imports: [
+      {stream: {account: CORE, subject: "live.>"}}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.CREATE.HISTORY.>"}, to: "bus.API.CONSUMER.CREATE.HISTORY.>"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.DELETE.HISTORY.*"}, to: "bus.API.CONSUMER.DELETE.HISTORY.*"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.MSG.NEXT.HISTORY.*"}, to: "bus.API.CONSUMER.MSG.NEXT.HISTORY.*"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.CREATE.ARCHIVE.>"}, to: "bus.API.CONSUMER.CREATE.ARCHIVE.>"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.DELETE.ARCHIVE.*"}, to: "bus.API.CONSUMER.DELETE.ARCHIVE.*"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.INFO.ARCHIVE.*"}, to: "bus.API.CONSUMER.INFO.ARCHIVE.*"}
+      {service: {account: CORE, subject: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}, to: "bus.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}
+      {service: {account: CORE, subject: "$JS.API.STREAM.INFO.ARCHIVE"}, to: "bus.API.STREAM.INFO.ARCHIVE"}
+      {service: {account: CORE, subject: "$JS.API.DIRECT.GET.LASTN.>"}, to: "bus.API.DIRECT.GET.LASTN.>"}
+    ]
+  }
+}
+jetstream { limits { default_max_consumers: -1 } }
+`
+
+// NewServer checks the configuration and prepares a server. Start starts it.
+func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, fmt.Errorf("bus: make secret: %w", err)
+	}
+	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret)}
+	opts, err := s.options()
+	if err != nil {
+		return nil, err
+	}
+	s.nats, err = natsserver.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("bus: %w", err)
+	}
+	s.nats.SetLoggerV2(natsLog{s.log}, s.log.GetLevel() <= zerolog.TraceLevel, false, false)
+	return s, nil
+}
+
+func (s *Server) options() (*natsserver.Options, error) {
+	opts := &natsserver.Options{}
+	if err := opts.ProcessConfigString(accountsConfig); err != nil {
+		return nil, fmt.Errorf("bus: accounts: %w", err)
+	}
+	opts.ServerName = s.cfg.Name
+	opts.NoSigs = true
+	opts.JetStream = true
+	opts.StoreDir = s.cfg.StoreDir
+	opts.JetStreamMaxStore = s.cfg.MaxStore
+	opts.JetStreamMaxMemory = s.cfg.MaxMemory
+	opts.SyncInterval = s.cfg.SyncInterval
+	opts.MaxPayload = s.cfg.MaxPayload
+	opts.MaxPending = max(natsserver.MAX_PENDING_SIZE, 4*int64(s.cfg.MaxPayload))
+	opts.DisableShortFirstPing = true
+	opts.CustomClientAuthentication = &authenticator{
+		server: s,
+		core:   map[string]bool{},
+		log:    s.log,
+	}
+	for _, name := range s.cfg.CoreUsers {
+		opts.CustomClientAuthentication.(*authenticator).core[name] = true
+	}
+	if s.cfg.Listen == "" {
+		opts.DontListen = true
+		return opts, nil
+	}
+	host, port, err := net.SplitHostPort(s.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("bus: listen address %q: %w", s.cfg.Listen, err)
+	}
+	opts.Host = host
+	if opts.Port, err = strconv.Atoi(port); err != nil {
+		return nil, fmt.Errorf("bus: listen address %q: %w", s.cfg.Listen, err)
+	}
+	if opts.Port == 0 {
+		opts.Port = natsserver.RANDOM_PORT
+	}
+	opts.TLS = true
+	opts.TLSConfig = s.cfg.TLS.Clone()
+	opts.TLSTimeout = 5
+	return opts, nil
+}
+
+// Start starts the server and returns when it serves clients and streams. The
+// caller must Close it. A port that is taken is an error, not a retry.
+func (s *Server) Start(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.StoreDir, 0o700); err != nil {
+		return fmt.Errorf("bus: store directory: %w", err)
+	}
+	if err := s.probeListen(); err != nil {
+		return err
+	}
+	started := time.Now()
+	s.nats.Start()
+	if err := s.waitReady(ctx); err != nil {
+		s.Close()
+		return err
+	}
+	s.log.Info().Str("address", s.Address()).Dur("took", time.Since(started)).Msg("bus is up")
+	return nil
+}
+
+// probeListen tells a taken port before the server, which would end the whole
+// process over it.
+func (s *Server) probeListen() error {
+	if s.cfg.Listen == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("bus: %w", err)
+	}
+	return l.Close()
+}
+
+// waitReady asks the server, which has no channel to wait on, until JetStream
+// has recovered its streams.
+func (s *Server) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		core, err := s.nats.LookupAccount(accountCore)
+		listening := s.cfg.Listen == "" || s.nats.Addr() != nil
+		if err == nil && s.nats.JetStreamEnabled() && core.JetStreamEnabled() && listening {
+			return nil
+		}
+		if !s.nats.Running() {
+			return errors.New("bus: server stopped while starting; its log says why")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("bus: server is not ready: %w", ctx.Err())
+		}
+	}
+}
+
+// Close stops the server and waits until it is gone.
+func (s *Server) Close() {
+	s.nats.Shutdown()
+	s.nats.WaitForShutdown()
+}
+
+// Address is where clients of other processes connect, "" if nowhere.
+func (s *Server) Address() string {
+	if s.cfg.Listen == "" || s.nats.Addr() == nil {
+		return ""
+	}
+	return s.nats.Addr().String()
+}
+
+// Healthy is nil while the streams can be written. A full disk makes the server
+// switch JetStream off; Recover switches it on again.
+func (s *Server) Healthy() error {
+	switch {
+	case !s.nats.Running():
+		return errors.New("bus: server is not running")
+	case !s.nats.JetStreamEnabled():
+		return fmt.Errorf("bus: streams are off: %w", s.diskError())
+	default:
+		return nil
+	}
+}
+
+// diskError tries whether the store directory can be written.
+func (s *Server) diskError() error {
+	f, err := os.CreateTemp(s.cfg.StoreDir, "probe-*")
+	if err != nil {
+		return fmt.Errorf("store directory: %w", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = f.Write(make([]byte, 1<<20))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("store directory: %w", err)
+	}
+	return errors.New("the server gave up writing; its log says why")
+}
+
+// Recover switches JetStream on again after the disk was full. It is an error
+// as long as the reason lasts.
+func (s *Server) Recover() error {
+	if s.nats.JetStreamEnabled() {
+		return nil
+	}
+	if err := s.diskError(); strings.Contains(err.Error(), "store directory") {
+		return fmt.Errorf("bus: streams are off: %w", err)
+	}
+	err := s.nats.EnableJetStream(&natsserver.JetStreamConfig{
+		StoreDir: s.cfg.StoreDir, MaxStore: s.cfg.MaxStore, MaxMemory: s.cfg.MaxMemory, SyncInterval: s.cfg.SyncInterval,
+	})
+	if err != nil {
+		return fmt.Errorf("bus: switch streams on: %w", err)
+	}
+	s.log.Info().Msg("streams are on again")
+	return nil
+}
+
+// natsLog hands the server's log lines on. They are unstructured, so that the
+// line is a field and the message constant.
+type natsLog struct{ log zerolog.Logger }
+
+func (l natsLog) Noticef(format string, v ...any) { l.write(l.log.Debug(), format, v) }
+func (l natsLog) Warnf(format string, v ...any)   { l.write(l.log.Warn(), format, v) }
+func (l natsLog) Fatalf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
+func (l natsLog) Errorf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
+func (l natsLog) Debugf(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
+func (l natsLog) Tracef(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
+
+func (natsLog) write(e *zerolog.Event, format string, v []any) {
+	if e.Enabled() {
+		e.Str("line", fmt.Sprintf(format, v...)).Msg("nats server")
+	}
+}
