@@ -52,6 +52,16 @@ func handleIn(path string) (*netlink.Handle, error) {
 	return h, nil
 }
 
+// dump lists kernel objects; a list that changed while it was read is read again.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
 // makeNetNS pins a new network namespace at path, unless one is pinned there already.
 func makeNetNS(path string) error {
 	if isNetNS(path) {

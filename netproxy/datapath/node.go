@@ -77,7 +77,7 @@ func (d *Datapath) podMTU() (int, error) {
 	if d.cfg.MTU != 0 {
 		return d.cfg.MTU, nil
 	}
-	links, err := d.handle.LinkList()
+	links, err := dump(d.handle.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("list devices: %w", err)
 	}
@@ -87,7 +87,7 @@ func (d *Datapath) podMTU() (int, error) {
 		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Alias, "rutter/") {
 			continue
 		}
-		addrs, err := d.handle.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := dump(func() ([]netlink.Addr, error) { return d.handle.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil {
 			return 0, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
@@ -122,13 +122,16 @@ func (d *Datapath) ensureTunnel() (netlink.Link, error) {
 		return nil, fmt.Errorf("find %s: %w", tunnelName, err)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Alias = tunnelName, d.mtu, want
+	attrs.Name, attrs.MTU = tunnelName, d.mtu
 	err = d.handle.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, FlowBased: true, Port: int(d.cfg.VXLANPort)})
 	if err != nil {
 		return nil, fmt.Errorf("make %s on UDP port %d: %w", tunnelName, d.cfg.VXLANPort, err)
 	}
 	if l, err = d.handle.LinkByName(tunnelName); err != nil {
 		return nil, fmt.Errorf("find %s: %w", tunnelName, err)
+	}
+	if err := d.handle.LinkSetAlias(l, want); err != nil {
+		return nil, fmt.Errorf("set alias of %s: %w", tunnelName, err)
 	}
 	// No neighbours are asked for: the receiver does not look at the inner link addresses.
 	if err := d.handle.LinkSetARPOff(l); err != nil {
@@ -258,7 +261,9 @@ func (d *Datapath) tunnelEnd(p resolve.Peer) (netip.Addr, bool) {
 // setTunnelRoutes sends the host's own packets for other nodes' pods to the tunnel.
 func (d *Datapath) setTunnelRoutes(want map[netip.Prefix]bool) error {
 	filter := &netlink.Route{LinkIndex: d.tunnel, Protocol: routeProtocol}
-	have, err := d.handle.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	have, err := dump(func() ([]netlink.Route, error) {
+		return d.handle.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -314,7 +319,7 @@ func destroyNode(cfg Config) error {
 	}
 	defer h.Close()
 	var errs []error
-	links, err := h.LinkList()
+	links, err := dump(h.LinkList)
 	errs = append(errs, err)
 	for _, l := range links {
 		if !strings.HasPrefix(l.Attrs().Alias, alias(cfg.Node, "")) {
@@ -324,7 +329,9 @@ func destroyNode(cfg Config) error {
 			errs = append(errs, fmt.Errorf("remove device %s: %w", l.Attrs().Name, err))
 		}
 	}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 	errs = append(errs, err)
 	for _, r := range routes {
 		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {

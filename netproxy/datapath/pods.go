@@ -114,7 +114,7 @@ func (d *Datapath) ensureVeth(w wire, inside *netlink.Handle) (netlink.Link, err
 	}
 	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Alias = w.name, d.mtu, w.hostMAC, w.alias
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = w.name, d.mtu, w.hostMAC
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = "eth0", w.podMAC, uint32(d.mtu)
 	veth.PeerNamespace = netlink.NsFd(ns.Fd())
@@ -124,6 +124,9 @@ func (d *Datapath) ensureVeth(w wire, inside *netlink.Handle) (netlink.Link, err
 	l, err := d.handle.LinkByName(w.name)
 	if err != nil {
 		return nil, fmt.Errorf("find device %s: %w", w.name, err)
+	}
+	if err := d.handle.LinkSetAlias(l, w.alias); err != nil {
+		return nil, fmt.Errorf("set alias of %s: %w", w.name, err)
 	}
 	return l, nil
 }
