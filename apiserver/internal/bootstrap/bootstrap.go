@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
@@ -125,8 +128,7 @@ func ensureServices(ctx context.Context, client kubernetes.Interface, c Config) 
 func ensureService(ctx context.Context, client kubernetes.Interface, s *corev1.Service) error {
 	got, err := client.CoreV1().Services(s.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = client.CoreV1().Services(s.Namespace).Create(ctx, s, metav1.CreateOptions{})
-		return err
+		return createService(ctx, client, s)
 	}
 	if err != nil || got.Spec.Ports[0].TargetPort == s.Spec.Ports[0].TargetPort {
 		return err
@@ -134,6 +136,20 @@ func ensureService(ctx context.Context, client kubernetes.Interface, s *corev1.S
 	got.Spec.Ports = s.Spec.Ports
 	_, err = client.CoreV1().Services(s.Namespace).Update(ctx, got, metav1.UpdateOptions{})
 	return err
+}
+
+// allocatorPatience is how long the allocator of cluster IPs may take to learn of a
+// new service range; it does so by a watch, so the first tries can come too early.
+var allocatorPatience = wait.Backoff{Duration: 5 * time.Millisecond, Factor: 1.5, Steps: 20, Cap: 2 * time.Second}
+
+func createService(ctx context.Context, client kubernetes.Interface, s *corev1.Service) error {
+	tooEarly := func(err error) bool {
+		return apierrors.IsInvalid(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsInternalError(err)
+	}
+	return retry.OnError(allocatorPatience, tooEarly, func() error {
+		_, err := client.CoreV1().Services(s.Namespace).Create(ctx, s, metav1.CreateOptions{})
+		return err
+	})
 }
 
 // ensureEndpoints points the Service "kubernetes" at this API server.
