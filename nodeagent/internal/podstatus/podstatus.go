@@ -14,10 +14,21 @@ import (
 	"github.com/rutter-project/rutter/nodeagent/internal/runspec"
 )
 
+// Facts is what a status is made from, beside the API object.
+type Facts struct {
+	State   podstate.Pod
+	Spec    podstate.Spec
+	HostIPs []string
+	// Shown are the conditions of the status built last: times of conditions
+	// that did not change are taken over.
+	Shown []corev1.PodCondition
+}
+
 // Build returns the whole status of a pod. Conditions that others own are
-// taken over from the pod; times of conditions that did not change as well.
-func Build(pod *corev1.Pod, p podstate.Pod, spec podstate.Spec, hostIPs []string, now time.Time) corev1.PodStatus {
-	b := &builder{pod: pod, p: p, spec: spec, now: metav1.NewTime(now)}
+// taken over from the object.
+func Build(pod *corev1.Pod, f Facts, now time.Time) corev1.PodStatus {
+	p, spec, hostIPs := f.State, f.Spec, f.HostIPs
+	b := &builder{pod: pod, p: p, spec: spec, shown: f.Shown, now: metav1.NewTime(now)}
 	s := corev1.PodStatus{
 		ObservedGeneration: pod.Generation,
 		Phase:              b.phase(),
@@ -69,7 +80,9 @@ type builder struct {
 	pod  *corev1.Pod
 	p    podstate.Pod
 	spec podstate.Spec
-	now  metav1.Time
+
+	shown []corev1.PodCondition
+	now   metav1.Time
 }
 
 func timestamp(t time.Time) *metav1.Time {
@@ -284,13 +297,16 @@ func (b *builder) set(s *corev1.PodStatus, kind corev1.PodConditionType, ok bool
 		Type: kind, Status: status, Reason: reason, Message: message,
 		ObservedGeneration: b.pod.Generation, LastTransitionTime: b.now.Rfc3339Copy(),
 	}
+	same := func(c corev1.PodCondition) bool { return c.Type == kind && c.Status == status }
 	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == kind })
+	if j := slices.IndexFunc(b.shown, same); j >= 0 {
+		next.LastTransitionTime = b.shown[j].LastTransitionTime
+	} else if i >= 0 && same(s.Conditions[i]) {
+		next.LastTransitionTime = s.Conditions[i].LastTransitionTime
+	}
 	if i < 0 {
 		s.Conditions = append(s.Conditions, next)
 		return
-	}
-	if s.Conditions[i].Status == status {
-		next.LastTransitionTime = s.Conditions[i].LastTransitionTime
 	}
 	s.Conditions[i] = next
 }

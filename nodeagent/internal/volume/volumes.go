@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +24,14 @@ type Dirs struct {
 	Memory string
 }
 
-// Set holds the volumes of one pod. It is used by one goroutine at a time.
+// Set holds the volumes of one pod. Its methods may be called from any goroutine.
 type Set struct {
-	dirs  Dirs
-	src   Source
-	paths map[string]string // volume name to its place on the host
+	dirs Dirs
+	src  Source
+
+	writing sync.Mutex // held while volumes are made or written anew
+	mu      sync.Mutex
+	paths   map[string]string // volume name to its place on the host; guarded by mu
 }
 
 // NewSet returns the volumes of a pod; Setup makes them.
@@ -37,13 +41,24 @@ func NewSet(dirs Dirs, src Source) *Set {
 
 // Path is where a volume lies on the host; ok is false before Setup made it.
 func (s *Set) Path(name string) (path string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	path, ok = s.paths[name]
 	return path, ok
 }
 
+func (s *Set) place(name, path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paths[name] = path
+}
+
 // Setup makes all volumes of the pod, or finds them made. refresh is when
-// Refresh must be called; zero means only after a change.
+// Setup must be called again; zero means only after a change. Called again it
+// writes the content of API volumes anew where it changed.
 func (s *Set) Setup(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refresh time.Time, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var group *int64
 	if sc := pod.Spec.SecurityContext; sc != nil {
 		group = sc.FSGroup
@@ -60,11 +75,6 @@ func (s *Set) Setup(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refr
 	return all.refresh, nil
 }
 
-// Refresh writes the content of API volumes anew where it changed.
-func (s *Set) Refresh(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refresh time.Time, err error) {
-	return s.Setup(ctx, pod, facts)
-}
-
 func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *corev1.Volume, group *int64) (time.Time, error) {
 	c, fromAPI, err := payload(ctx, s.src, pod, facts, v)
 	if err != nil {
@@ -75,7 +85,7 @@ func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *core
 		if _, err := Write(dir, c.files, group); err != nil {
 			return time.Time{}, err
 		}
-		s.paths[v.Name] = dir
+		s.place(v.Name, dir)
 		return c.refresh, nil
 	}
 	var path string
@@ -90,7 +100,7 @@ func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *core
 	if err != nil {
 		return time.Time{}, err
 	}
-	s.paths[v.Name] = path
+	s.place(v.Name, path)
 	return time.Time{}, nil
 }
 

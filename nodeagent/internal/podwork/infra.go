@@ -1,0 +1,235 @@
+package podwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/rutter-project/rutter/nodeagent/internal/env"
+	"github.com/rutter-project/rutter/nodeagent/internal/netns"
+	"github.com/rutter-project/rutter/nodeagent/internal/podfile"
+	"github.com/rutter-project/rutter/nodeagent/internal/podstate"
+	"github.com/rutter-project/rutter/nodeagent/internal/runspec"
+	"github.com/rutter-project/rutter/nodeagent/internal/volume"
+)
+
+const shmSize = 64 << 20
+
+func (w *Worker) facts() env.Facts {
+	node := w.deps.Node()
+	f := env.Facts{HostIPs: node.IPs, PodIPs: w.state.IPs, Allocatable: node.Allocatable}
+	if len(node.IPs) > 0 {
+		f.HostIP = node.IPs[0]
+	}
+	return f
+}
+
+// prepare makes network, namespaces, volumes and files, side by side.
+func (w *Worker) prepare(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	w.infra.cancel, w.infra.done = cancel, make(chan struct{})
+	done, pod, facts, node := w.infra.done, w.pod, w.facts(), w.deps.Node()
+	set := w.infra.volumes
+	w.spawn(func() {
+		defer close(done)
+		defer cancel()
+		out := infraReady{ips: node.IPs}
+		g, gctx := errgroup.WithContext(ctx)
+		if !pod.Spec.HostNetwork {
+			g.Go(func() error {
+				n, err := w.deps.Network.Attach(gctx, PodRef{string(pod.UID), pod.Namespace, pod.Name, pod.Labels})
+				if err != nil {
+					return &setupError{"FailedCreatePodSandBox", fmt.Errorf("attach network: %w", err)}
+				}
+				out.netns, out.ips = n.NetNSPath, nil
+				for _, ip := range n.IPs {
+					out.ips = append(out.ips, ip.String())
+				}
+				return nil
+			})
+		}
+		g.Go(func() error {
+			if err := w.pinNamespaces(); err != nil {
+				return &setupError{"FailedCreatePodSandBox", err}
+			}
+			return nil
+		})
+		g.Go(func() (err error) {
+			if out.refresh, err = set.Setup(gctx, pod, facts); err != nil {
+				return &setupError{"FailedMount", err}
+			}
+			return nil
+		})
+		err := g.Wait()
+		if err == nil {
+			if err = podfile.Write(w.dirs.root, pod, out.ips, w.deps.DNS); err != nil {
+				err = &setupError{"FailedCreatePodSandBox", err}
+			}
+		}
+		var failed *setupError
+		switch {
+		case err == nil:
+			w.post(out)
+		case ctx.Err() != nil: // the pod is being ended, or the agent
+		case errors.As(err, &failed):
+			w.post(podstate.PrepareFailed{Reason: failed.reason, Message: failed.Error()})
+		}
+	})
+}
+
+// setupError is a failed preparation with the reason that users see.
+type setupError struct {
+	reason string
+	err    error
+}
+
+func (e *setupError) Error() string { return e.err.Error() }
+func (e *setupError) Unwrap() error { return e.err }
+
+func (w *Worker) pinNamespaces() error {
+	if err := os.MkdirAll(w.dirs.run, 0o700); err != nil {
+		return err
+	}
+	if s := w.pod.Spec.ShareProcessNamespace; s != nil && *s {
+		return errors.New("shareProcessNamespace is not supported by this node agent")
+	}
+	var pins netns.Pins
+	if !w.pod.Spec.HostIPC {
+		pins.IPC = w.dirs.ipc()
+		if err := volume.Tmpfs(w.dirs.shm(), shmSize); err != nil {
+			return err
+		}
+		if err := os.Chmod(w.dirs.shm(), 0o1777|os.ModeSticky); err != nil {
+			return err
+		}
+	}
+	if !w.pod.Spec.HostNetwork {
+		pins.UTS = w.dirs.uts()
+	}
+	short, _ := podfile.Hostname(w.pod, w.deps.DNS.Domain)
+	return netns.Pin(pins, short)
+}
+
+// namespaces are the paths that containers join.
+func (w *Worker) namespaces() (ns runspec.Namespaces, shm string) {
+	ns.Network = w.infra.netns
+	if !w.pod.Spec.HostIPC {
+		ns.IPC, shm = w.dirs.ipc(), w.dirs.shm()
+	} else {
+		shm = "/dev/shm"
+	}
+	if !w.pod.Spec.HostNetwork {
+		ns.UTS = w.dirs.uts()
+	}
+	return ns, shm
+}
+
+func (w *Worker) prepared(ctx context.Context, in infraReady) {
+	w.infra.netns, w.infra.ips, w.infra.refresh = in.netns, in.ips, in.refresh
+	select {
+	case <-w.infra.ready:
+	default:
+		close(w.infra.ready)
+	}
+	w.step(ctx, podstate.Prepared{IPs: in.ips})
+}
+
+// refreshVolumes writes changed content into the pod's volumes.
+func (w *Worker) refreshVolumes(ctx context.Context) {
+	select {
+	case <-w.infra.ready:
+	default:
+		return // the first preparation reads what is current
+	}
+	switch w.state.State {
+	case podstate.Preparing, podstate.Active, podstate.Stopping:
+	default:
+		return
+	}
+	if w.infra.working {
+		w.infra.again = true
+		return
+	}
+	w.infra.working = true
+	pod, facts, set := w.pod, w.facts(), w.infra.volumes
+	w.spawn(func() {
+		next, err := set.Setup(ctx, pod, facts)
+		w.post(refreshed{next, err})
+	})
+}
+
+const refreshRetry = 10 * time.Second
+
+func (w *Worker) refreshDone(ctx context.Context, in refreshed) {
+	w.infra.working = false
+	w.infra.refresh = in.next
+	if in.err != nil && ctx.Err() == nil {
+		w.log.Warn().Err(in.err).Msg("volumes not refreshed, trying again")
+		w.infra.refresh = time.Now().Add(refreshRetry)
+	}
+	if w.infra.again {
+		w.infra.again = false
+		w.refreshVolumes(ctx)
+	}
+}
+
+// release undoes prepare, after it and all starts have returned.
+func (w *Worker) release(ctx context.Context) {
+	if w.infra.cancel != nil {
+		w.infra.cancel()
+	}
+	w.infra.refresh = time.Time{}
+	prior := w.infra.done
+	w.spawn(func() {
+		if prior != nil {
+			<-prior
+		}
+		w.waitStarts()
+		if err := w.undo(ctx); err != nil {
+			w.log.Warn().Err(err).Msg("pod not released, trying again")
+			w.post(podstate.ReleaseFailed{Message: err.Error()})
+			return
+		}
+		w.post(podstate.ReleasedAll{})
+	})
+}
+
+func (w *Worker) undo(ctx context.Context) error {
+	if !w.pod.Spec.HostNetwork {
+		if err := w.deps.Network.Detach(ctx, string(w.pod.UID)); err != nil {
+			return fmt.Errorf("detach network: %w", err)
+		}
+	}
+	if err := netns.UnmountBelow(w.dirs.run); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(w.dirs.run); err != nil {
+		return err
+	}
+	if err := volume.Teardown(w.dirs.volumes); err != nil {
+		return err
+	}
+	removeCgroup(w.cgroup("", 0))
+	return nil
+}
+
+// removeCgroup removes an empty cgroup in every hierarchy. One that is in use
+// stays; the next pod of the name does not care.
+func removeCgroup(path string) {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		roots, _ := filepath.Glob(pattern) // the pattern is well-formed
+		for _, root := range roots {
+			children, _ := filepath.Glob(filepath.Join(root, path, "*"))
+			for _, c := range children {
+				_ = unix.Rmdir(c)
+			}
+			_ = unix.Rmdir(filepath.Join(root, path))
+		}
+	}
+}
