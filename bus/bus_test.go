@@ -42,6 +42,9 @@ func testServer(t testing.TB, dir string, change ...func(*ServerConfig)) *Server
 
 func connect(t testing.TB, cfg ClientConfig) *Client {
 	t.Helper()
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 200 * time.Millisecond
+	}
 	c, err := Connect(t.Context(), cfg, zerolog.Nop())
 	require.NoError(t, err)
 	t.Cleanup(c.Close)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,6 +32,9 @@ type ClientConfig struct {
 	// User is set by other clients of the account EDGE: the name under which the
 	// credentials authenticate.
 	User string
+	// Heartbeat is how often the server tells an idle consumer that it is there. A
+	// consumer that misses two in a row is made anew. 0 means DefaultHeartbeat.
+	Heartbeat time.Duration
 	// Streams must be what the API server made the streams with.
 	Streams StreamsConfig
 }
@@ -41,7 +45,13 @@ type Client struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	log zerolog.Logger
+
+	mu   sync.Mutex
+	lost chan struct{} // closed and replaced when the connection is lost; guarded by mu
 }
+
+// DefaultHeartbeat is how often an idle consumer hears from the server.
+const DefaultHeartbeat = 3 * time.Second
 
 // edge reports that the client belongs to the account EDGE.
 func (c ClientConfig) edge() bool { return c.Node != "" || c.User != "" }
@@ -58,7 +68,10 @@ func Connect(ctx context.Context, cfg ClientConfig, log zerolog.Logger) (*Client
 	if cfg.Streams == (StreamsConfig{}) {
 		cfg.Streams = DefaultStreamsConfig()
 	}
-	c := &Client{cfg: cfg, log: log.With().Str("component", "bus").Logger()}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = DefaultHeartbeat
+	}
+	c := &Client{cfg: cfg, lost: make(chan struct{}), log: log.With().Str("component", "bus").Logger()}
 	nc, err := nats.Connect(cfg.URL, c.options(ctx)...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: connect: %w", err)
@@ -86,6 +99,7 @@ func (c *Client) options(ctx context.Context) []nats.Option {
 		nats.ReconnectBufSize(-1),
 		nats.Timeout(requestTimeout),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.connectionLost()
 			if err != nil {
 				c.log.Warn().Err(err).Msg("connection to the bus lost")
 			}
@@ -121,6 +135,40 @@ func (c *Client) options(ctx context.Context) []nats.Option {
 		opts = append(opts, nats.UserCredentials(c.cfg.CredentialsFile))
 	}
 	return opts
+}
+
+// connectionLost tells everybody who relies on the connection.
+func (c *Client) connectionLost() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.lost)
+	c.lost = make(chan struct{})
+}
+
+// whenLost is a channel that is closed when the connection is lost next.
+func (c *Client) whenLost() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost
+}
+
+// endWith unsubscribes when ctx ends or the connection is lost, so that a reader
+// of the subscription wakes up. The caller must call stop.
+func (c *Client) endWith(ctx context.Context, sub *nats.Subscription) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	lost, done := c.whenLost(), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ctx.Done():
+		case <-lost:
+		}
+		_ = sub.Unsubscribe()
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // Close ends the connection and everything that runs on it.

@@ -124,6 +124,7 @@ func (w *Window) Flush(ctx context.Context) error {
 		select {
 		case <-moved:
 			timer.Reset(ackTimeout)
+		case <-w.failed:
 		case <-timer.C:
 			return w.fail(errors.New("bus: no answer from the stream"))
 		case <-ctx.Done():
