@@ -164,14 +164,16 @@ func (d *Datapath) batch(fn func(*tables, time.Time) (*batch, error)) (Result, e
 	return Result{Problems: b.problems, Freed: len(b.deleted) > 0}, nil
 }
 
-// GC releases what has rested long enough and tells whether something still rests.
-func (d *Datapath) GC() (more bool) {
+// GC releases what has rested long enough. It tells whether that was anything, and whether something still rests.
+func (d *Datapath) GC() (released, more bool) {
 	d.services.Lock()
 	defer d.services.Unlock()
+	before := len(d.services.slots.rest) + len(d.services.indexes.rest)
 	now := time.Now()
 	d.services.slots.release(now)
 	d.services.indexes.release(now)
-	return d.services.resting()
+	after := len(d.services.slots.rest) + len(d.services.indexes.rest)
+	return after < before, after > 0
 }
 
 // Stats counts what the tables hold.

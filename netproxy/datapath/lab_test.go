@@ -3,10 +3,12 @@ package datapath_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/rutter-project/rutter/netproxy/datapath"
@@ -154,4 +156,17 @@ func requireAnswer(t testing.TB, a lab.Answer, text string) {
 	t.Helper()
 	require.Empty(t, a.Err)
 	require.Equal(t, text, a.Text)
+}
+
+func addAddr(t testing.TB, h *netlink.Handle, l netlink.Link, text string) {
+	t.Helper()
+	a, err := netlink.ParseAddr(text)
+	require.NoError(t, err)
+	require.NoError(t, h.AddrAdd(l, a))
+}
+
+func remakeCgroup(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.Mkdir(dir, 0o755))
 }

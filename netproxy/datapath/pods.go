@@ -97,6 +97,15 @@ func (d *Datapath) AddPod(p Pod) (netnsPath string, err error) {
 	return w.netns, nil
 }
 
+// AdoptPod is AddPod for a pod that has a network namespace; false if it has none.
+func (d *Datapath) AdoptPod(p Pod) (found bool, err error) {
+	if !isNetNS(d.wireOf(p).netns) {
+		return false, nil
+	}
+	_, err = d.AddPod(p)
+	return true, err
+}
+
 // ensureVeth makes the pair. A host side whose other end is not in the pod's namespace is one of a former boot.
 func (d *Datapath) ensureVeth(w wire, inside *netlink.Handle) (netlink.Link, error) {
 	if old, err := d.handle.LinkByName(w.name); err == nil {

@@ -431,8 +431,3 @@ func (t *tables) writeDead(b *batch) error {
 	}
 	return nil
 }
-
-// resting tells whether something waits to be released.
-func (t *tables) resting() bool {
-	return len(t.slots.rest) > 0 || len(t.indexes.rest) > 0
-}

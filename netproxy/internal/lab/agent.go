@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 const (
@@ -50,6 +52,7 @@ type ServeArgs struct{ Network, Addr, Name string }
 // Target is where to connect to, or which connection to use.
 type Target struct {
 	Network, Addr string
+	From          string // local address; empty for any
 	Conn          int
 	Count         int
 }
@@ -120,7 +123,15 @@ func serveConns(l net.Listener, name string) {
 // Open connects and makes one round trip; the connection stays open.
 func (a *Agent) Open(t Target, out *Answer) error {
 	start := time.Now()
-	c, err := net.DialTimeout(t.Network, t.Addr, patience)
+	d := net.Dialer{Timeout: patience}
+	if t.From != "" {
+		from, err := net.ResolveUDPAddr(t.Network, t.From)
+		if err != nil {
+			return err
+		}
+		d.LocalAddr = from
+	}
+	c, err := d.Dial(t.Network, t.Addr)
 	out.Took = time.Since(start)
 	if err != nil {
 		out.fail(err)
@@ -209,6 +220,29 @@ func (a *Agent) Send(t Target, out *Answer) error {
 	}
 	out.Peer = from.String()
 	out.read(string(buf[:n]))
+	return nil
+}
+
+// Question is one to a DNS server.
+type Question struct {
+	Network, Server, Name string
+	Type                  uint16
+}
+
+// Ask asks a DNS server and returns the answer's records as text, or its error as the error's name.
+func (a *Agent) Ask(q Question, out *[]string) error {
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(q.Name), q.Type)
+	r, _, err := (&dns.Client{Net: q.Network, Timeout: patience}).Exchange(m, q.Server)
+	if err != nil {
+		return err
+	}
+	if r.Rcode != dns.RcodeSuccess {
+		*out = append(*out, dns.RcodeToString[r.Rcode])
+	}
+	for _, rr := range r.Answer {
+		*out = append(*out, rr.String())
+	}
 	return nil
 }
 

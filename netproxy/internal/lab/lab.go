@@ -206,6 +206,14 @@ func (p *Process) Open(network, addr string) Answer {
 	return out
 }
 
+// OpenFrom is Open with a local address.
+func (p *Process) OpenFrom(network, from, addr string) Answer {
+	p.t.Helper()
+	var out Answer
+	p.call("Open", Target{Network: network, From: from, Addr: addr}, &out)
+	return out
+}
+
 // RoundTrip uses an open connection.
 func (p *Process) RoundTrip(conn int) Answer {
 	p.t.Helper()
@@ -239,5 +247,13 @@ func (p *Process) Send(network, addr string, conn int) Answer {
 	p.t.Helper()
 	var out Answer
 	p.call("Send", Target{Network: network, Addr: addr, Conn: conn}, &out)
+	return out
+}
+
+// Ask asks a DNS server.
+func (p *Process) Ask(network, server, name string, qtype uint16) []string {
+	p.t.Helper()
+	var out []string
+	p.call("Ask", Question{network, server, name, qtype}, &out)
 	return out
 }
