@@ -1,0 +1,277 @@
+// Package garbage deletes objects whose owners are gone, and carries out foreground
+// and orphaning deletion.
+//
+// It keeps a graph of owner references of all objects, fed by the bus. The graph may
+// lag, so the absence of an owner is confirmed by the API before anything is deleted.
+package garbage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/rs/zerolog"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/rutter-project/rutter/reconcilers/internal/engine"
+)
+
+const (
+	name    = "garbage-collector"
+	workers = 10
+)
+
+// ignored resources come and go too fast to be owned or to own.
+var ignored = []schema.GroupResource{{Resource: "events"}, {Group: "events.k8s.io", Resource: "events"}}
+
+type reconciler struct {
+	client metadata.Interface
+	mapper meta.ResettableRESTMapper
+	graph  *graph
+	c      *engine.Controller
+}
+
+// New returns the controller. It reads the metadata of everything that can be listed,
+// watched and deleted; it deletes objects and edits ownerReferences and finalizers.
+// It must be made after the controllers that read the same resources as typed objects.
+func New(client metadata.Interface, disco discovery.DiscoveryInterface, mapper meta.ResettableRESTMapper, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
+	r := &reconciler{client: client, mapper: mapper, graph: newGraph()}
+	r.c = engine.NewController(r, workers, log)
+	lists, err := discovery.ServerPreferredResources(disco)
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
+		return nil, fmt.Errorf("%s: discover resources: %w", name, err)
+	}
+	for _, list := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists) {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, res := range list.APIResources {
+			gvr := gv.WithResource(res.Name)
+			if slices.Contains(ignored, gvr.GroupResource()) {
+				continue
+			}
+			if err := r.c.Follow(source.For(gvr, &metav1.PartialObjectMetadata{}), r.see(gvr)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r.c, nil
+}
+
+func (r *reconciler) Name() string { return name }
+
+// see follows one resource into the graph.
+func (r *reconciler) see(gvr schema.GroupVersionResource) cache.ResourceEventHandler {
+	put := func(obj any) {
+		m, err := meta.Accessor(obj)
+		if err != nil {
+			return
+		}
+		r.look(r.graph.put(objectOf(gvr, m)), engine.Revision(obj))
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    put,
+		UpdateFunc: func(_, obj any) { put(obj) },
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if m, err := meta.Accessor(obj); err == nil {
+				r.look(r.graph.remove(m.GetUID()), engine.Revision(obj))
+			}
+		},
+	}
+}
+
+func (r *reconciler) look(uids []types.UID, rev int64) {
+	for _, uid := range uids {
+		r.c.Enqueue(string(uid), rev)
+	}
+}
+
+func (r *reconciler) Reconcile(ctx context.Context, key string) error {
+	o := r.graph.get(types.UID(key))
+	switch {
+	case o == nil:
+		return nil
+	case o.orphaning():
+		return r.orphan(ctx, o)
+	case o.foreground():
+		return r.foreground(ctx, o)
+	case o.deleting || len(o.owners) == 0:
+		return nil
+	default:
+		return r.judge(ctx, o)
+	}
+}
+
+// judge decides the fate of an object by its owners.
+func (r *reconciler) judge(ctx context.Context, o *object) error {
+	var solid, dangling, waiting []metav1.OwnerReference
+	for _, ref := range o.owners {
+		owner, exists, err := r.lookUp(ctx, o, ref)
+		switch {
+		case err != nil:
+			return err
+		case !exists:
+			dangling = append(dangling, ref)
+		case owner != nil && owner.foreground():
+			waiting = append(waiting, ref)
+		default:
+			solid = append(solid, ref)
+		}
+	}
+	switch {
+	case len(solid) > 0 && len(dangling)+len(waiting) > 0:
+		return r.setOwners(ctx, o, solid)
+	case len(solid) > 0:
+		return nil
+	case len(waiting) > 0 && len(r.graph.dependentsOf(o.uid)) > 0:
+		return r.remove(ctx, o, metav1.DeletePropagationForeground)
+	case o.has(metav1.FinalizerOrphanDependents):
+		return r.remove(ctx, o, metav1.DeletePropagationOrphan)
+	case o.has(metav1.FinalizerDeleteDependents):
+		return r.remove(ctx, o, metav1.DeletePropagationForeground)
+	default:
+		return r.remove(ctx, o, metav1.DeletePropagationBackground)
+	}
+}
+
+// lookUp finds an owner in the graph, or asks the API whether it exists. An owner of a
+// kind that nobody serves any more is left standing: its objects may come back.
+func (r *reconciler) lookUp(ctx context.Context, o *object, ref metav1.OwnerReference) (owner *object, exists bool, err error) {
+	if owner = r.graph.get(ref.UID); owner != nil {
+		return owner, owner.namespace == "" || owner.namespace == o.namespace, nil
+	}
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return nil, true, nil //nolint:nilerr // a reference that names nothing protects
+	}
+	mapping, err := r.mapper.RESTMapping(schema.GroupKind{Group: gv.Group, Kind: ref.Kind}, gv.Version)
+	if meta.IsNoMatchError(err) {
+		r.mapper.Reset()
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("map owner %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	namespace := ""
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		namespace = o.namespace
+	}
+	got, err := r.resource(mapping.Resource, namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("get owner %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	return nil, got.UID == ref.UID, nil
+}
+
+// foreground deletes what depends on the object and lets it go when nothing that
+// blocks is left.
+func (r *reconciler) foreground(ctx context.Context, o *object) error {
+	blocked := false
+	for _, d := range r.graph.dependentsOf(o.uid) {
+		if d.blocks(o.uid) {
+			blocked = true
+		}
+		if !d.deleting {
+			if err := r.judge(ctx, d); err != nil {
+				return err
+			}
+		}
+	}
+	if blocked {
+		return nil // their going wakes us
+	}
+	return r.dropFinalizer(ctx, o, metav1.FinalizerDeleteDependents)
+}
+
+// orphan frees the dependents, then the object.
+func (r *reconciler) orphan(ctx context.Context, o *object) error {
+	for _, d := range r.graph.dependentsOf(o.uid) {
+		rest := slices.DeleteFunc(slices.Clone(d.owners), func(ref metav1.OwnerReference) bool { return ref.UID == o.uid })
+		if err := r.setOwners(ctx, d, rest); err != nil {
+			return err
+		}
+	}
+	return r.dropFinalizer(ctx, o, metav1.FinalizerOrphanDependents)
+}
+
+func (r *reconciler) resource(gvr schema.GroupVersionResource, namespace string) metadata.ResourceInterface {
+	if namespace == "" {
+		return r.client.Resource(gvr)
+	}
+	return r.client.Resource(gvr).Namespace(namespace)
+}
+
+func (r *reconciler) remove(ctx context.Context, o *object, how metav1.DeletionPropagation) error {
+	uid := o.uid
+	err := r.resource(o.gvr, o.namespace).Delete(ctx, o.name, metav1.DeleteOptions{
+		PropagationPolicy: &how, Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
+	}
+	return nil
+}
+
+// setOwners replaces the owner references if they are still those that were judged.
+func (r *reconciler) setOwners(ctx context.Context, o *object, owners []metav1.OwnerReference) error {
+	return r.edit(ctx, o, func(m *metav1.PartialObjectMetadata) map[string]any {
+		if len(m.OwnerReferences) == len(owners) {
+			return nil
+		}
+		if owners == nil {
+			owners = []metav1.OwnerReference{}
+		}
+		return map[string]any{"ownerReferences": owners}
+	})
+}
+
+func (r *reconciler) dropFinalizer(ctx context.Context, o *object, finalizer string) error {
+	return r.edit(ctx, o, func(m *metav1.PartialObjectMetadata) map[string]any {
+		if !slices.Contains(m.Finalizers, finalizer) {
+			return nil
+		}
+		rest := slices.DeleteFunc(slices.Clone(m.Finalizers), func(f string) bool { return f == finalizer })
+		return map[string]any{"finalizers": rest}
+	})
+}
+
+// edit patches metadata of exactly the version it read. A conflict is an error: the
+// engine tries again.
+func (r *reconciler) edit(ctx context.Context, o *object, change func(*metav1.PartialObjectMetadata) map[string]any) error {
+	resource := r.resource(o.gvr, o.namespace)
+	got, err := resource.Get(ctx, o.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || (err == nil && got.UID != o.uid) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
+	}
+	fields := change(got)
+	if fields == nil {
+		return nil
+	}
+	fields["uid"], fields["resourceVersion"] = got.UID, got.ResourceVersion
+	patch, err := json.Marshal(map[string]any{"metadata": fields})
+	if err != nil {
+		return err
+	}
+	_, err = resource.Patch(ctx, o.name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("patch %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+// Package nodelifecycle notices nodes that stopped reporting, says so in their
+// conditions and taints, and evicts pods that do not tolerate that for longer than
+// they allow.
+//
+// A node is alive as long as its Lease is renewed. Nothing is polled: every renewal
+// sets a timer for the moment the next one is overdue.
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/rutter-project/rutter/reconcilers/internal/engine"
+)
+
+const (
+	name    = "node-lifecycle"
+	workers = 4
+	// GracePeriod is how long a node may be silent, upstream's node-monitor-grace-period.
+	GracePeriod = 50 * time.Second
+	byNode      = "nodelifecycle-node"
+)
+
+type reconciler struct {
+	client kubernetes.Interface
+	nodes  corelisters.NodeLister
+	leases coordinationlisters.LeaseLister
+	pods   cache.Indexer
+	grace  time.Duration
+	start  time.Time
+
+	mu   sync.Mutex
+	seen map[string]heartbeat // by node; guarded by mu
+}
+
+// heartbeat is the last renewal and when it was seen here: clocks of other machines
+// are not trusted.
+type heartbeat struct {
+	renew time.Time
+	at    time.Time
+}
+
+// New returns the controller. It reads Nodes, Leases and Pods; it owns the node
+// conditions of silent nodes, the condition taints, and evicts Pods.
+func New(client kubernetes.Interface, grace time.Duration, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
+	nodes := source.For(corev1.SchemeGroupVersion.WithResource("nodes"), &corev1.Node{})
+	leases := source.For(coordinationv1.SchemeGroupVersion.WithResource("leases"), &coordinationv1.Lease{})
+	pods := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
+	if err := pods.AddIndexers(cache.Indexers{byNode: nodeOf}); err != nil {
+		return nil, err
+	}
+	r := &reconciler{client: client, nodes: corelisters.NewNodeLister(nodes.GetIndexer()),
+		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: pods.GetIndexer(), grace: grace, start: time.Now(), seen: map[string]heartbeat{}}
+	c := engine.NewController(r, workers, log)
+	if err := c.Watch(nodes, engine.Self); err != nil {
+		return nil, err
+	}
+	if err := c.Watch(leases, r.nodeOfLease); err != nil {
+		return nil, err
+	}
+	return c, c.Watch(pods, r.taintedNodeOf)
+}
+
+func (r *reconciler) Name() string { return name }
+
+func nodeOf(obj any) ([]string, error) {
+	if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" {
+		return []string{p.Spec.NodeName}, nil
+	}
+	return nil, nil
+}
+
+// nodeOfLease notes a renewal, and wakes the node only if it was thought silent.
+func (r *reconciler) nodeOfLease(_, obj any) []string {
+	lease, ok := obj.(*coordinationv1.Lease)
+	if !ok || lease.Namespace != corev1.NamespaceNodeLease {
+		return nil
+	}
+	r.beat(lease)
+	n, err := r.nodes.Get(lease.Name)
+	if err != nil || ready(n) != corev1.ConditionUnknown {
+		return nil
+	}
+	return []string{lease.Name}
+}
+
+func (r *reconciler) beat(lease *coordinationv1.Lease) {
+	if lease.Spec.RenewTime == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, ok := r.seen[lease.Name]; !ok || !last.renew.Equal(lease.Spec.RenewTime.Time) {
+		r.seen[lease.Name] = heartbeat{renew: lease.Spec.RenewTime.Time, at: time.Now()}
+	}
+}
+
+// taintedNodeOf wakes the node of a pod that landed on a tainted one.
+func (r *reconciler) taintedNodeOf(_, obj any) []string {
+	p, ok := obj.(*corev1.Pod)
+	if !ok || p.Spec.NodeName == "" || p.DeletionTimestamp != nil {
+		return nil
+	}
+	n, err := r.nodes.Get(p.Spec.NodeName)
+	if err != nil || !slices.ContainsFunc(n.Spec.Taints, noExecute) {
+		return nil
+	}
+	return []string{n.Name}
+}
+
+func (r *reconciler) Reconcile(ctx context.Context, nodeName string) error {
+	n, err := r.nodes.Get(nodeName)
+	if apierrors.IsNotFound(err) {
+		r.mu.Lock()
+		delete(r.seen, nodeName)
+		r.mu.Unlock()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	silent := r.untilSilent(nodeName)
+	if silent <= 0 {
+		if n, err = r.markUnknown(ctx, n); err != nil {
+			return err
+		}
+	}
+	if n, err = r.taint(ctx, n); err != nil {
+		return err
+	}
+	next, err := r.evict(ctx, n)
+	if err != nil {
+		return err
+	}
+	switch {
+	case silent > 0 && (next == 0 || silent < next):
+		return engine.After{Wait: silent}
+	case next > 0:
+		return engine.After{Wait: next}
+	}
+	return nil
+}
+
+// untilSilent is how long the node may still be quiet. A node without a Lease counts
+// from this controller's start.
+func (r *reconciler) untilSilent(nodeName string) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, ok := r.seen[nodeName]
+	if !ok {
+		last.at = r.start
+	}
+	return time.Until(last.at.Add(r.grace))
+}
+
+// markUnknown sets the conditions that only the silent node itself could know.
+func (r *reconciler) markUnknown(ctx context.Context, n *corev1.Node) (*corev1.Node, error) {
+	update := n.DeepCopy()
+	now := metav1.Now()
+	for _, t := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure} {
+		i := slices.IndexFunc(update.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == t })
+		if i < 0 {
+			update.Status.Conditions = append(update.Status.Conditions, corev1.NodeCondition{Type: t, Status: corev1.ConditionUnknown,
+				Reason: "NodeStatusNeverUpdated", Message: "The node agent never posted its status.", LastTransitionTime: now})
+			continue
+		}
+		if c := &update.Status.Conditions[i]; c.Status != corev1.ConditionUnknown {
+			c.Status, c.Reason, c.Message, c.LastTransitionTime = corev1.ConditionUnknown, "NodeStatusUnknown", "The node agent stopped posting its status.", now
+		}
+	}
+	if equality.Semantic.DeepEqual(n.Status, update.Status) {
+		return n, nil
+	}
+	updated, err := r.client.CoreV1().Nodes().UpdateStatus(ctx, update, metav1.UpdateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("mark node unknown: %w", err)
+	}
+	return updated, nil
+}
+
+// taint makes the condition taints match the conditions.
+func (r *reconciler) taint(ctx context.Context, n *corev1.Node) (*corev1.Node, error) {
+	taints := wanted(n, time.Now())
+	if equality.Semantic.DeepEqual(n.Spec.Taints, taints) {
+		return n, nil
+	}
+	update := n.DeepCopy()
+	update.Spec.Taints = taints
+	updated, err := r.client.CoreV1().Nodes().Update(ctx, update, metav1.UpdateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("taint node: %w", err)
+	}
+	return updated, nil
+}
+
+// evict deletes the pods that do not tolerate the node's NoExecute taints, or no
+// longer, and tells when the next one's time is up.
+func (r *reconciler) evict(ctx context.Context, n *corev1.Node) (time.Duration, error) {
+	next := time.Duration(0)
+	for _, p := range engine.Owned[*corev1.Pod](r.pods, byNode, n.Name) {
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		wait, forever := tolerated(p, n.Spec.Taints, time.Now())
+		switch {
+		case forever:
+		case wait > 0:
+			if next == 0 || wait < next {
+				next = wait
+			}
+		default:
+			uid := p.UID
+			err := r.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return 0, fmt.Errorf("evict pod %s/%s: %w", p.Namespace, p.Name, err)
+			}
+		}
+	}
+	return next, nil
+}

@@ -1,0 +1,241 @@
+// Package replicaset keeps as many pods as a ReplicaSet asks for.
+package replicaset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/rutter-project/rutter/reconcilers/internal/engine"
+	"github.com/rutter-project/rutter/reconcilers/internal/pods"
+)
+
+const (
+	name    = "replicaset"
+	workers = 5
+	// burst is the most pods that one reconciliation creates or deletes.
+	burst = 500
+)
+
+var kind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+
+type reconciler struct {
+	client kubernetes.Interface
+	sets   appslisters.ReplicaSetLister
+	pods   *pods.Owned
+	writes *engine.Writes
+}
+
+// New returns the controller. It reads ReplicaSets and Pods; it owns Pods and the
+// status of ReplicaSets.
+func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
+	sets := source.For(appsv1.SchemeGroupVersion.WithResource("replicasets"), &appsv1.ReplicaSet{})
+	podInformer := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
+	owned, err := pods.NewOwned(client, podInformer)
+	if err != nil {
+		return nil, err
+	}
+	writes, err := engine.NewWrites(podInformer)
+	if err != nil {
+		return nil, err
+	}
+	r := &reconciler{client: client, sets: appslisters.NewReplicaSetLister(sets.GetIndexer()), pods: owned, writes: writes}
+	c := engine.NewController(r, workers, log)
+	if err := c.Watch(sets, engine.Self); err != nil {
+		return nil, err
+	}
+	return c, c.Watch(podInformer, r.keysOfPod)
+}
+
+func (r *reconciler) Name() string { return name }
+
+// keysOfPod maps a pod to its ReplicaSet, or, without a controller, to those that
+// would adopt it.
+func (r *reconciler) keysOfPod(old, obj any) []string {
+	keys := engine.OwnerKey(kind.Kind)(old, obj)
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || len(keys) > 0 || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
+		return keys
+	}
+	sets, err := r.sets.ReplicaSets(pod.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil
+	}
+	for _, rs := range sets {
+		selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
+			keys = append(keys, rs.Namespace+"/"+rs.Name)
+		}
+	}
+	return keys
+}
+
+func (r *reconciler) Reconcile(ctx context.Context, key string) error {
+	namespace, setName, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil //nolint:nilerr // a key that is no name can never become one
+	}
+	rs, err := r.sets.ReplicaSets(namespace).Get(setName)
+	if apierrors.IsNotFound(err) || r.writes.Behind(key) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	if err != nil {
+		return nil //nolint:nilerr // validation does not let this through
+	}
+	mine, err := r.pods.Claim(ctx, rs, kind, selector)
+	if err != nil {
+		return fmt.Errorf("claim pods: %w", err)
+	}
+	active := pods.Active(mine)
+	var scaleErr error
+	if rs.DeletionTimestamp == nil {
+		scaleErr = r.scale(ctx, key, rs, active)
+	}
+	now := time.Now()
+	status := statusOf(rs, mine, active, scaleErr, now)
+	if err := r.updateStatus(ctx, rs, status); err != nil {
+		return err
+	}
+	if scaleErr != nil {
+		return scaleErr
+	}
+	if wait := pods.UntilAvailable(active, rs.Spec.MinReadySeconds, now); wait > 0 {
+		return engine.After{Wait: wait}
+	}
+	return nil
+}
+
+// scale creates or deletes the difference.
+func (r *reconciler) scale(ctx context.Context, key string, rs *appsv1.ReplicaSet, active []*corev1.Pod) error {
+	diff := int(*rs.Spec.Replicas) - len(active)
+	switch {
+	case diff > 0:
+		return r.create(ctx, key, rs, min(diff, burst))
+	case diff < 0:
+		return r.remove(ctx, key, pods.ToDelete(active, min(-diff, burst)))
+	}
+	return nil
+}
+
+// create makes n pods in doubling batches: when the first is refused (a quota, a
+// webhook), the rest are not tried.
+func (r *reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
+	template := pods.FromTemplate(&rs.Spec.Template, rs, kind)
+	for batch := 1; n > 0; batch *= 2 {
+		size := min(batch, n)
+		var g errgroup.Group
+		for range size {
+			g.Go(func() error {
+				pod, err := r.client.CoreV1().Pods(rs.Namespace).Create(ctx, template.DeepCopy(), metav1.CreateOptions{})
+				if err != nil {
+					return fmt.Errorf("create pod: %w", err)
+				}
+				r.writes.Wrote(key, pod)
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+				return nil
+			}
+			return err
+		}
+		n -= size
+	}
+	return nil
+}
+
+func (r *reconciler) remove(ctx context.Context, key string, victims []*corev1.Pod) error {
+	var g errgroup.Group
+	for _, pod := range victims {
+		g.Go(func() error {
+			uid := pod.UID
+			err := r.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return fmt.Errorf("delete pod %s: %w", pod.Name, err)
+			}
+			r.pods.Deleting(pod)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// statusOf is the status that the pods make.
+func statusOf(rs *appsv1.ReplicaSet, all, active []*corev1.Pod, scaleErr error, now time.Time) appsv1.ReplicaSetStatus {
+	status := *rs.Status.DeepCopy()
+	template := labels.SelectorFromValidatedSet(rs.Spec.Template.Labels)
+	status.Replicas = int32(len(active))
+	status.FullyLabeledReplicas, status.ReadyReplicas, status.AvailableReplicas = 0, 0, 0
+	for _, pod := range active {
+		if template.Matches(labels.Set(pod.Labels)) {
+			status.FullyLabeledReplicas++
+		}
+		if pods.Ready(pod) {
+			status.ReadyReplicas++
+		}
+		if pods.Available(pod, rs.Spec.MinReadySeconds, now) {
+			status.AvailableReplicas++
+		}
+	}
+	terminating := pods.Terminating(all)
+	status.TerminatingReplicas = &terminating
+	status.ObservedGeneration = rs.Generation
+	status.Conditions = failureCondition(status.Conditions, scaleErr, now)
+	return status
+}
+
+// failureCondition keeps ReplicaFailure as long as pods can't be made or deleted.
+func failureCondition(conditions []appsv1.ReplicaSetCondition, err error, now time.Time) []appsv1.ReplicaSetCondition {
+	var kept []appsv1.ReplicaSetCondition
+	failing := false
+	for _, c := range conditions {
+		if c.Type == appsv1.ReplicaSetReplicaFailure {
+			if err == nil {
+				continue
+			}
+			failing = true
+			c.Message = err.Error()
+		}
+		kept = append(kept, c)
+	}
+	if err == nil || failing {
+		return kept
+	}
+	reason := "FailedCreate"
+	if errors.Is(err, context.Canceled) {
+		return kept
+	}
+	return append(kept, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
+		LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: err.Error()})
+}
+
+func (r *reconciler) updateStatus(ctx context.Context, rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
+	if equality.Semantic.DeepEqual(rs.Status, status) {
+		return nil
+	}
+	update := rs.DeepCopy()
+	update.Status = status
+	_, err := r.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, update, metav1.UpdateOptions{})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // on a conflict the newer version's event comes and wakes us
+	}
+	return fmt.Errorf("update status: %w", err)
+}
