@@ -70,7 +70,7 @@ func DefaultServerConfig(storeDir string) ServerConfig {
 	return ServerConfig{
 		Name:         "rutter",
 		StoreDir:     storeDir,
-		MaxStore:     4 << 30,
+		MaxStore:     6 << 30,
 		MaxMemory:    256 << 20,
 		MaxPayload:   8 << 20,
 		SyncInterval: time.Second,

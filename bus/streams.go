@@ -305,3 +305,12 @@ func (c *Client) WaitMirror(ctx context.Context, mirror string) error {
 		}
 	}
 }
+
+// DeleteStream deletes one stream, for operators and tests: what it held is made
+// again from etcd or named as a gap.
+func (c *Client) DeleteStream(ctx context.Context, name string) error {
+	if err := c.js.DeleteStream(ctx, name); err != nil {
+		return fmt.Errorf("bus: delete stream %s: %w", name, explain(err))
+	}
+	return nil
+}

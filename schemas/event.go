@@ -24,7 +24,8 @@ type Event struct {
 	// Rev is etcd's revision of the commit: the object's new resourceVersion.
 	Rev int64
 	// Ord is the place of this message among the Cnt messages that the revision
-	// has in the stream. A message to a node's route counts like any other.
+	// has in the stream. Messages to nodes' routes count like any other and come
+	// before those of the objects.
 	Ord, Cnt int
 	Type     EventType
 	Key      Key

@@ -46,10 +46,11 @@ const messageHeaders = 26
 // ErrNotEvent says that a message is none of Rutter's events.
 var ErrNotEvent = errors.New("message is no event")
 
-// ID is the CloudEvents id, unique within its source: the revision, and for the
-// second and later messages of a revision a dot and the ordinal.
+// ID is the CloudEvents id, unique within its source: the revision, and for all
+// but the last message of a revision a dot and the ordinal. Messages to nodes'
+// routes come first, so that a change of one object has the revision as its id.
 func (e Event) ID() string {
-	if e.Ord == 0 {
+	if e.Last() {
 		return strconv.FormatInt(e.Rev, 10)
 	}
 	return strconv.FormatInt(e.Rev, 10) + "." + strconv.Itoa(e.Ord)

@@ -1,0 +1,123 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// CompactorConfig is what is fixed for a compactor.
+type CompactorConfig struct {
+	// Keep is for how long etcd keeps revisions at least.
+	Keep time.Duration
+	// Interval is how often the compactor looks. It asks nobody: the positions are
+	// this process's own.
+	Interval time.Duration
+	// MaxHold is how long a relay that does not advance may hold compaction back.
+	// After that, changes will be lost to history, which the relay then names.
+	MaxHold time.Duration
+}
+
+// DefaultCompactorConfig is what a production API server uses.
+func DefaultCompactorConfig() CompactorConfig {
+	return CompactorConfig{Keep: 5 * time.Minute, Interval: time.Minute, MaxHold: 12 * time.Hour}
+}
+
+// Compactor orders etcd's compaction, never past what the relay has stored. One
+// in a cluster is enough, more do no harm.
+type Compactor struct {
+	cfg      CompactorConfig
+	cli      *clientv3.Client
+	revision func() int64
+	position func() int64
+	log      zerolog.Logger
+	plan     plan
+}
+
+// NewCompactor makes a compactor. revision is the newest revision known and
+// position the relay's.
+func NewCompactor(cli *clientv3.Client, revision, position func() int64, cfg CompactorConfig, log zerolog.Logger) *Compactor {
+	return &Compactor{
+		cfg: cfg, cli: cli, revision: revision, position: position,
+		log: log.With().Str("component", "compactor").Logger(),
+	}
+}
+
+// Run compacts until ctx ends, and then returns nil.
+func (c *Compactor) Run(ctx context.Context) error {
+	ticker := time.NewTicker(c.cfg.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			c.tick(ctx, now)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (c *Compactor) tick(ctx context.Context, now time.Time) {
+	rev := c.plan.next(now, c.revision(), c.position(), c.cfg)
+	if rev == 0 {
+		return
+	}
+	_, err := c.cli.Compact(ctx, rev)
+	switch {
+	case err == nil:
+		c.log.Debug().Int64("rev", rev).Msg("etcd compacted")
+	case errors.Is(err, rpctypes.ErrCompacted): // somebody else was faster
+	default:
+		c.log.Warn().Err(err).Int64("rev", rev).Msg("etcd not compacted")
+		return
+	}
+	c.plan.done = rev
+}
+
+// plan decides what to compact. It only computes.
+type plan struct {
+	samples []sample // what the newest revision was when, oldest first
+	done    int64    // last revision compacted
+}
+
+type sample struct {
+	at  time.Time
+	rev int64
+}
+
+// next is the revision to compact at, 0 for none.
+func (p *plan) next(now time.Time, newest, position int64, cfg CompactorConfig) int64 {
+	if n := len(p.samples); n == 0 || p.samples[n-1].rev != newest {
+		p.samples = append(p.samples, sample{at: now, rev: newest})
+	}
+	rev := min(p.before(now.Add(-cfg.Keep)), position-1)
+	rev = max(rev, p.before(now.Add(-cfg.MaxHold)))
+	p.forget(now.Add(-cfg.MaxHold))
+	if rev <= p.done {
+		return 0
+	}
+	return rev
+}
+
+// before is the newest revision that was known at an instant.
+func (p *plan) before(at time.Time) int64 {
+	var rev int64
+	for _, s := range p.samples {
+		if s.at.After(at) {
+			break
+		}
+		rev = s.rev
+	}
+	return rev
+}
+
+// forget drops samples that no later call needs.
+func (p *plan) forget(at time.Time) {
+	for len(p.samples) > 1 && !p.samples[1].at.After(at) {
+		p.samples = p.samples[1:]
+	}
+}

@@ -1,0 +1,318 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/feed/feedtest"
+	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc.(*serverWatchStream).sendLoop"),
+		goleak.IgnoreAnyFunction("go.etcd.io/etcd/client/pkg/v3/logutil.(*MergeLogger).outputLoop"),
+	)
+}
+
+// rig is etcd, a bus and as many relays as a test wants.
+type rig struct {
+	*feedtest.Etcd
+	dir    string
+	server *bus.Server
+	client *bus.Client // for looking on; the relays have their own
+}
+
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	r := &rig{Etcd: feedtest.Start(t), dir: t.TempDir()}
+	r.startBus(t)
+	t.Cleanup(func() { r.stopBus() })
+	return r
+}
+
+func (r *rig) startBus(t testing.TB) {
+	t.Helper()
+	var err error
+	r.server, err = bus.NewServer(bus.DefaultServerConfig(r.dir), testLog(t))
+	require.NoError(t, err)
+	require.NoError(t, r.server.Start(t.Context()))
+	r.client = r.connect(t)
+}
+
+func (r *rig) stopBus() {
+	r.client.Close()
+	r.server.Close()
+}
+
+func (r *rig) connect(t testing.TB) *bus.Client {
+	t.Helper()
+	c, err := bus.Connect(t.Context(), bus.ClientConfig{Server: r.server, Heartbeat: 200 * time.Millisecond}, testLog(t))
+	require.NoError(t, err)
+	return c
+}
+
+func testLog(t testing.TB) zerolog.Logger {
+	return zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+}
+
+// start runs one relay with a feed of its own, as one API server would, and
+// returns how to kill it.
+func (r *rig) start(t testing.TB) (relay *Relay, kill func()) {
+	t.Helper()
+	client := r.connect(t)
+	f := feed.New(r.Client, testLog(t))
+	cfg := DefaultConfig()
+	cfg.CheckpointDelay = 10 * time.Millisecond
+	relay = New(r.Client, f, client, cfg, testLog(t))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = f.Run(ctx) })
+	wg.Go(func() { _ = relay.Run(ctx) })
+	var once sync.Once
+	kill = func() {
+		once.Do(func() {
+			client.Close() // at once, in the middle of whatever it does
+			cancel()
+			wg.Wait()
+		})
+	}
+	t.Cleanup(kill)
+	return relay, kill
+}
+
+// verify requires that the stream holds exactly what etcd says.
+func (r *rig) verify(t testing.TB) *bus.Report {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	report, err := r.client.Verify(ctx, NewTruth(r.Client))
+	require.NoError(t, err)
+	require.True(t, report.OK(), "%+v", report)
+	return report
+}
+
+// churn writes n transactions of all kinds: creates, updates, moves between
+// nodes, deletes, several objects at once, and keys that are no objects.
+func (r *rig) churn(t testing.TB, seed uint64, n int) int64 {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, seed))
+	exists := map[string]bool{}
+	resp, err := r.Client.Get(t.Context(), schemas.RegistryPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	require.NoError(t, err)
+	for _, kv := range resp.Kvs {
+		key, err := schemas.ParsePath(string(kv.Key))
+		require.NoError(t, err)
+		exists[key.Name] = true
+	}
+	var rev int64
+	for range n {
+		name := fmt.Sprint("p", rng.IntN(40))
+		switch k := rng.IntN(10); {
+		case k == 0:
+			_, err := r.Client.Put(t.Context(), "/rutter/other", "x")
+			require.NoError(t, err)
+		case k <= 2 && exists[name]:
+			rev = r.Delete(t.Context(), t, feedtest.PodKey(name))
+			delete(exists, name)
+		case k == 3:
+			ops := []clientv3.Op{}
+			for i := range 1 + rng.IntN(4) {
+				key := schemas.Key{Group: "apps", Resource: "replicasets", Namespace: "default", Name: fmt.Sprint("r", i)}
+				ops = append(ops, feedtest.PutOp(t, key, `{"kind":"ReplicaSet","metadata":{}}`))
+			}
+			exists[name] = true
+			ops = append(ops, feedtest.PutOp(t, feedtest.PodKey(name), feedtest.Pod(name, "n1", rng.IntN(9))))
+			rev = r.Txn(t.Context(), t, ops...)
+		default:
+			node := []string{"", "n1", "n2.example"}[rng.IntN(3)]
+			rev = r.Put(t.Context(), t, feedtest.PodKey(name), feedtest.Pod(name, node, rng.IntN(9)))
+			exists[name] = true
+		}
+	}
+	return rev
+}
+
+func TestEveryChangeIsInTheStreamOnceAndInOrder(t *testing.T) {
+	r := newRig(t)
+	r.churn(t, 1, 200) // before the relay has ever run
+	relay, _ := r.start(t)
+	last := r.churn(t, 2, 500)
+	report := r.verify(t)
+	require.Greater(t, report.Changes, 700)
+	require.Empty(t, report.Gaps)
+	require.EqualValues(t, 1, report.From-1, "from the very first revision")
+	require.Eventually(t, func() bool { return relay.Position() >= last }, 10*time.Second, time.Millisecond)
+}
+
+func TestExactlyOnceUnderKills(t *testing.T) {
+	r := newRig(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.churn(t, 3, 3000)
+	}()
+	rng := rand.New(rand.NewPCG(4, 4))
+	for kills := 0; ; kills++ {
+		_, kill := r.start(t)
+		select {
+		case <-done:
+			t.Logf("%d relays killed", kills)
+			report := r.verify(t)
+			require.Empty(t, report.Gaps)
+			return
+		case <-time.After(time.Duration(rng.IntN(60)) * time.Millisecond):
+			kill()
+		}
+	}
+}
+
+func TestExactlyOnceWithRacingRelays(t *testing.T) {
+	r := newRig(t)
+	for range 3 {
+		r.start(t)
+	}
+	_, kill := r.start(t)
+	r.churn(t, 5, 800)
+	kill()
+	r.churn(t, 6, 800)
+	report := r.verify(t)
+	require.Empty(t, report.Gaps)
+}
+
+func TestExactlyOnceOverRestartsOfTheBus(t *testing.T) {
+	r := newRig(t)
+	for round := range 4 {
+		_, kill := r.start(t)
+		r.churn(t, uint64(10+round), 300)
+		r.stopBus()
+		r.churn(t, uint64(20+round), 50) // while the bus is away
+		kill()
+		r.startBus(t)
+	}
+	r.start(t)
+	require.Empty(t, r.verify(t).Gaps)
+}
+
+func TestRelayGoesOnAfterRestartOfEtcd(t *testing.T) {
+	r := newRig(t)
+	r.start(t)
+	r.churn(t, 30, 100)
+	r.Restart(t)
+	r.churn(t, 31, 100)
+	require.Empty(t, r.verify(t).Gaps)
+}
+
+func TestLostStreamIsNamedAndRebuilt(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	last := r.churn(t, 40, 300)
+	r.verify(t)
+	kill()
+	require.NoError(t, r.client.DeleteStream(t.Context(), bus.StreamHistory))
+	r.churn(t, 41, 100)
+	r.start(t)
+	r.churn(t, 42, 100)
+	report := r.verify(t)
+	require.Len(t, report.Gaps, 1)
+	require.Equal(t, last, report.Gaps[0].PrevRev)
+	require.Contains(t, string(report.Gaps[0].Object), "lost")
+}
+
+func TestAllStreamsLostAreRebuiltFromEtcd(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	r.churn(t, 45, 300)
+	r.verify(t)
+	kill()
+	require.NoError(t, r.client.DropStreams(t.Context()))
+	r.start(t)
+	r.churn(t, 46, 100)
+	require.Empty(t, r.verify(t).Gaps, "etcd still has everything")
+}
+
+func TestCompactionPastTheRelayIsNamedAndHealed(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	last := r.churn(t, 50, 300)
+	r.verify(t)
+	kill()
+	r.Compact(t.Context(), t, r.churn(t, 51, 300))
+	r.churn(t, 52, 50)
+	r.start(t)
+	r.churn(t, 53, 50)
+	report := r.verify(t)
+	require.Len(t, report.Gaps, 1)
+	require.Equal(t, last, report.Gaps[0].PrevRev)
+	require.Contains(t, string(report.Gaps[0].Object), "compacted")
+}
+
+func TestResyncSurvivesKills(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	r.churn(t, 60, 300)
+	r.verify(t)
+	kill()
+	r.Compact(t.Context(), t, r.churn(t, 61, 300))
+	for i := range 10 {
+		_, kill := r.start(t)
+		<-time.After(time.Duration(i) * 3 * time.Millisecond)
+		kill()
+	}
+	r.start(t)
+	r.verify(t)
+}
+
+func TestCheckpointCarriesOverAnEmptyStream(t *testing.T) {
+	for name, tc := range map[string]struct {
+		last       schemas.Event
+		checkpoint bus.Checkpoint
+		valid      bool
+		want       resume
+	}{
+		"whole revision":        {last: schemas.Event{Rev: 9, Ord: 1, Cnt: 2}, want: resume{rev: 10}},
+		"part of a revision":    {last: schemas.Event{Rev: 9, Ord: 0, Cnt: 2}, want: resume{rev: 9, skip: 1}},
+		"checkpoint is further": {last: schemas.Event{Rev: 9, Cnt: 1}, checkpoint: bus.Checkpoint{Rev: 20}, valid: true, want: resume{rev: 21}},
+		"checkpoint is stale":   {last: schemas.Event{Rev: 9, Cnt: 1}, checkpoint: bus.Checkpoint{Rev: 20}, want: resume{rev: 10}},
+		"closed resync":         {last: schemas.Event{Rev: 9, Cnt: 1, Type: schemas.Gap, Resync: 9}, want: resume{rev: 10}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, tc.want, resumeAfter(resume{}, tc.last, tc.checkpoint, tc.valid))
+		})
+	}
+	open := resumeAfter(resume{}, schemas.Event{Rev: 9, Cnt: 1, Resync: 12}, bus.Checkpoint{}, false)
+	require.NotNil(t, open.resync)
+}
+
+func TestPositionNeverPassesWhatIsStored(t *testing.T) {
+	r := New(nil, nil, nil, DefaultConfig(), zerolog.Nop())
+	session := r.restart(resume{seq: 10, rev: 5})
+	require.EqualValues(t, 4, r.Position())
+	r.published(mark{seq: 12, rev: 6}, 2)
+	r.published(mark{seq: 12, rev: 8}, 0)
+	r.published(mark{seq: 13, rev: 9}, 1)
+	require.EqualValues(t, 4, r.Position())
+	r.stored(session, 11)
+	require.EqualValues(t, 4, r.Position())
+	require.EqualValues(t, 10, r.settled)
+	r.stored(session, 12)
+	require.EqualValues(t, 8, r.Position())
+	require.EqualValues(t, 12, r.settled)
+	r.stored(session-1, 13)
+	require.EqualValues(t, 8, r.Position(), "a late answer to an older session")
+	r.stored(session, 13)
+	require.EqualValues(t, 9, r.Position())
+	r.published(mark{seq: 13, rev: 15}, 0)
+	require.EqualValues(t, 15, r.Position(), "nothing on its way")
+}
