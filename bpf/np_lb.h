@@ -88,11 +88,11 @@ static __always_inline struct backend *np_pick_random(__u32 base, __u32 n, __u32
 		__u32 *at = bpf_map_lookup_elem(&np_slots, &slot);
 		struct backend *b;
 
-		if (!at)
+		if (!at || !*at)
 			return NULL;
-		b = np_backend_at(*at);
+		b = np_backend_at(*at - 1);
 		if (b && !(b->flags & NP_BACKEND_DEAD)) {
-			*index = *at;
+			*index = *at - 1;
 			return b;
 		}
 	}

@@ -12,6 +12,7 @@ struct {
 	__type(value, struct svc);
 } np_svc SEC(".maps");
 
+/* Backend indexes plus one; 0 was never used. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1 << 20);

@@ -78,9 +78,7 @@ func (d *Datapath) reload() error {
 		return err
 	}
 	t := newTables(k, d.cfg.Sizes)
-	if err := t.adopt(c); err != nil {
-		return err
-	}
+	t.adopt(c, time.Now())
 	d.services.tables = t
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 // contents is what the service maps hold.
 type contents struct {
 	services map[svcKey]svcVal
-	slots    func(extent) ([]uint32, error) // reads one list
-	backends []backVal                      // from index 0 to the last one ever used
+	slots    []uint32  // from slot 0 to the last one ever used; backend indexes plus one
+	backends []backVal // from index 0 to the last one ever used
 }
 
 // found is what a former process left and no service has claimed yet.
@@ -28,44 +28,68 @@ type orphan struct {
 }
 
 // adopt takes over the contents of the maps. Nothing is written: services claim what is theirs when they are applied,
-// prune removes the rest.
-func (t *tables) adopt(c contents) error {
-	f := &found{lists: map[extent][]uint32{}, backends: map[uint32]backVal{}, orphans: map[orphan][]uint32{}}
-	t.indexes.next = uint32(len(c.backends))
-	t.indexes.gens = make([]uint32, len(c.backends))
+// prune removes the rest. What was used and is free now rests: readers may hold what the former process gave up last.
+func (t *tables) adopt(c contents, now time.Time) {
+	t.found = &found{lists: map[extent][]uint32{}, backends: map[uint32]backVal{}, orphans: map[orphan][]uint32{}}
 	listed := map[uint32]bool{}
 	for k, v := range c.services {
 		t.written[k] = v
 		t.lastID = max(t.lastID, v.Id)
 		for _, e := range []extent{{v.Base, v.N}, {v.Lbase, v.Ln}} {
-			if _, known := f.lists[e]; known || e.n == 0 || !t.slots.reserve(e) {
-				continue // seen before or, after a crash, overlapping: rewritten on apply
-			}
-			list, err := c.slots(e)
-			if err != nil {
-				return err
-			}
-			f.lists[e] = list
-			for _, index := range list {
-				listed[index] = true
-			}
+			t.adoptList(c, e, listed)
 		}
 	}
+	t.adoptBackends(c, listed, now)
+	t.restSlots(c, now)
+}
+
+func (t *tables) adoptList(c contents, e extent, listed map[uint32]bool) {
+	if _, known := t.found.lists[e]; known || e.n == 0 || int(e.end()) > len(c.slots) || !t.slots.reserve(e) {
+		return // seen before or, after a crash, overlapping: rewritten on apply
+	}
+	list := make([]uint32, e.n)
+	for i := range list {
+		list[i] = c.slots[int(e.base)+i] - 1
+		listed[list[i]] = true
+	}
+	t.found.lists[e] = list
+}
+
+func (t *tables) adoptBackends(c contents, listed map[uint32]bool, now time.Time) {
+	t.indexes.next = uint32(len(c.backends))
+	t.indexes.gens = make([]uint32, len(c.backends))
 	for i, be := range c.backends {
 		index := uint32(i)
 		t.indexes.gens[i] = be.Gen
 		if be.Flags&backendDead != 0 || be.Gen == 0 {
-			t.indexes.free = append(t.indexes.free, index)
+			t.indexes.give(index, now)
 			continue
 		}
-		f.backends[index] = be
+		t.found.backends[index] = be
 		if !listed[index] {
 			o := orphan{addrPortOf(be), be.Proto}
-			f.orphans[o] = append(f.orphans[o], index)
+			t.found.orphans[o] = append(t.found.orphans[o], index)
 		}
 	}
-	t.found = f
-	return nil
+}
+
+// restSlots puts slots to rest that were used once and are in no list.
+func (t *tables) restSlots(c contents, now time.Time) {
+	taken := make([]bool, len(c.slots))
+	for e := range t.found.lists {
+		for s := e.base; s < e.end(); s++ {
+			taken[s] = true
+		}
+	}
+	for s := 0; s < len(c.slots); s++ {
+		from := s
+		for s < len(c.slots) && !taken[s] && c.slots[s] != 0 {
+			s++
+		}
+		if e := (extent{uint32(from), uint32(s - from)}); e.n > 0 && t.slots.reserve(e) {
+			t.slots.give(e, now)
+		}
+	}
 }
 
 func addrPortOf(be backVal) netip.AddrPort {

@@ -154,34 +154,33 @@ func putAll[K, V any](m *ebpf.Map, keys []K, vals []V) error {
 
 // contents reads the service maps.
 func (k kernel) contents() (contents, error) {
-	out := contents{services: map[svcKey]svcVal{}, slots: k.slots}
+	out := contents{services: map[svcKey]svcVal{}}
 	err := readAll(k.maps.NpSvc, func(key svcKey, v svcVal) { out.services[key] = v })
 	if err != nil {
 		return out, fmt.Errorf("read services: %w", err)
 	}
-	last := -1
-	all := make([]backVal, k.maps.NpBackends.MaxEntries())
-	err = readAll(k.maps.NpBackends, func(i uint32, v backVal) {
-		all[i] = v
-		if v.Gen != 0 {
-			last = max(last, int(i))
-		}
-	})
+	out.slots, err = readArray(k.maps.NpSlots, func(v uint32) bool { return v != 0 })
+	if err != nil {
+		return out, fmt.Errorf("read slots: %w", err)
+	}
+	out.backends, err = readArray(k.maps.NpBackends, func(v backVal) bool { return v.Gen != 0 })
 	if err != nil {
 		return out, fmt.Errorf("read backends: %w", err)
 	}
-	out.backends = slices.Clone(all[:last+1])
 	return out, nil
 }
 
-func (k kernel) slots(e extent) ([]uint32, error) {
-	out := make([]uint32, e.n)
-	for i := range out {
-		if err := k.maps.NpSlots.Lookup(e.base+uint32(i), &out[i]); err != nil {
-			return nil, fmt.Errorf("read slot %d: %w", e.base+uint32(i), err)
+// readArray reads an array up to the last entry that was ever used.
+func readArray[V any](m *ebpf.Map, used func(V) bool) ([]V, error) {
+	var all []V
+	var gap []V                             // unused so far
+	err := readAll(m, func(_ uint32, v V) { // arrays are read in order
+		if gap = append(gap, v); used(v) {
+			all = append(all, gap...)
+			gap = gap[:0]
 		}
-	}
-	return out, nil
+	})
+	return all, err
 }
 
 func readAll[K, V any](m *ebpf.Map, each func(K, V)) error {

@@ -359,7 +359,7 @@ func (t *tables) listOf(b *batch, indexes []uint32) (extent, error) {
 	}
 	for i, index := range indexes {
 		b.slotAt = append(b.slotAt, at.base+uint32(i))
-		b.slotVals = append(b.slotVals, index)
+		b.slotVals = append(b.slotVals, index+1)
 	}
 	return at, nil
 }

@@ -1,0 +1,292 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/rutter-project/rutter/netproxy/resolve"
+)
+
+// memory is a store whose readers may look between any two writes.
+type memory struct {
+	services map[svcKey]svcVal
+	slotMap  map[uint32]uint32
+	backends map[uint32]backVal
+	after    func() // called after each single write
+	fail     int    // writes left until one fails; 0 is never
+}
+
+var errFull = errors.New("map is full")
+
+func newMemory() *memory {
+	return &memory{
+		services: map[svcKey]svcVal{}, slotMap: map[uint32]uint32{}, backends: map[uint32]backVal{}, after: func() {},
+	}
+}
+
+func (m *memory) wrote() error {
+	if m.fail > 0 {
+		if m.fail--; m.fail == 0 {
+			return errFull
+		}
+	}
+	m.after()
+	return nil
+}
+
+func (m *memory) writeBackends(at []uint32, vals []backVal) error {
+	for i, a := range at {
+		m.backends[a] = vals[i]
+		if err := m.wrote(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *memory) writeSlots(at, vals []uint32) error {
+	for i, a := range at {
+		m.slotMap[a] = vals[i]
+		if err := m.wrote(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *memory) writeServices(keys []svcKey, vals []svcVal) error {
+	for i, k := range keys {
+		m.services[k] = vals[i]
+		if err := m.wrote(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *memory) deleteServices(keys []svcKey) error {
+	for _, k := range keys {
+		delete(m.services, k)
+		if err := m.wrote(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *memory) contents() contents {
+	out := contents{services: m.services}
+	for i := uint32(0); len(m.slotMap) > 0 && int(i) < 256; i++ {
+		out.slots = append(out.slots, m.slotMap[i])
+	}
+	for i := uint32(0); int(i) < len(m.backends); i++ {
+		out.backends = append(out.backends, m.backends[i])
+	}
+	return out
+}
+
+// answers lists who would answer at a front, dead ones left out.
+func (m *memory) answers(v svcVal) []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := v.Base; i < v.Base+v.N; i++ {
+		if b := m.backends[m.slotMap[i]-1]; b.Flags&backendDead == 0 {
+			out = append(out, addrPortOf(b))
+		}
+	}
+	return out
+}
+
+var small = Sizes{Services: 64, Slots: 256, Backends: 128}
+
+func simple(n int, eps ...int) Change {
+	c := Change{Name: types.NamespacedName{Namespace: "ns", Name: fmt.Sprint(n)}}
+	p := resolve.ServicePort{
+		ID:      resolve.PortID{Namespace: "ns", Name: c.Name.Name, Protocol: resolve.TCP},
+		Fronts:  []resolve.Front{{Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(n)}), Port: 80, Protocol: resolve.TCP}},
+		Serving: map[netip.AddrPort]bool{},
+	}
+	for _, e := range eps {
+		// The address tells the service, so that a stranger's endpoint is seen.
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(n), byte(e)}), 80)
+		p.Cluster = append(p.Cluster, a)
+		p.Serving[a] = false
+	}
+	c.Service = resolve.Service{Name: c.Name, Ports: []resolve.ServicePort{p}, Refuse: []netip.Addr{p.Fronts[0].Addr}}
+	return c
+}
+
+func gone(n int) Change {
+	return Change{Name: types.NamespacedName{Namespace: "ns", Name: fmt.Sprint(n)}}
+}
+
+// Pitfall: whatever is written when, a reader of any entry it read up to Quarantine ago finds endpoints of that
+// service only, all of the old list or all of the new one.
+func TestReadersNeverSeeAnotherServicesEndpoints(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMemory()
+		tab := newTables(m, small)
+		now := time.Unix(0, 0)
+		type seen struct {
+			v     svcVal
+			owner byte
+			since time.Time
+		}
+		var held []seen
+		m.after = func() {
+			for k, v := range m.services {
+				held = append(held, seen{v, netipOf(k.Addr).As4()[3], now})
+			}
+			for _, h := range held {
+				if now.Sub(h.since) >= Quarantine {
+					continue
+				}
+				for _, a := range m.answers(h.v) {
+					if got := a.Addr().As4()[2]; got != h.owner {
+						t.Fatalf("client of service %d got an endpoint of %d", h.owner, got)
+					}
+				}
+			}
+			if len(held) > 200 {
+				held = held[len(held)-100:]
+			}
+		}
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			now = now.Add(rapid.SampledFrom([]time.Duration{0, Quarantine / 3, Quarantine}).Draw(t, "passes"))
+			var changes []Change
+			for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(1, 5), 1, 3, rapid.ID).Draw(t, "services") {
+				if rapid.IntRange(0, 4).Draw(t, "removed") == 0 {
+					changes = append(changes, gone(n))
+					continue
+				}
+				changes = append(changes, simple(n, rapid.SliceOfNDistinct(rapid.IntRange(1, 9), 0, 6, rapid.ID).Draw(t, "eps")...))
+			}
+			_, err := tab.apply(changes, now)
+			require.NoError(t, err)
+			for _, c := range changes {
+				for _, p := range c.Service.Ports {
+					require.Equal(t, p.Cluster, m.answers(m.services[keyOf(p.Fronts[0])]))
+				}
+			}
+			if rapid.IntRange(0, 5).Draw(t, "restarts") == 0 {
+				tab = restarted(t, m, tab, now)
+			}
+		}
+	})
+}
+
+// restarted is what a process finds that follows a killed one, after it has applied all services.
+func restarted(t require.TestingT, m *memory, old *tables, now time.Time) *tables {
+	tab := newTables(m, small)
+	tab.adopt(m.contents(), now)
+	var all []Change
+	for name, s := range old.services {
+		c := Change{Name: name, Service: resolve.Service{Name: name}}
+		for _, k := range s.refuse {
+			c.Service.Refuse = append(c.Service.Refuse, netipOf(k.Addr))
+		}
+		for id, p := range s.ports {
+			port := resolve.ServicePort{ID: id, Serving: map[netip.AddrPort]bool{}}
+			for _, k := range p.keys {
+				port.Fronts = append(port.Fronts, resolve.Front{Addr: netipOf(k.Addr), Port: swap(k.Port), Protocol: resolve.Protocol(k.Proto)})
+			}
+			for _, index := range p.cluster {
+				a := addrPortOf(m.backends[index])
+				port.Cluster = append(port.Cluster, a)
+				port.Serving[a] = false
+			}
+			c.Service.Ports = append(c.Service.Ports, port)
+		}
+		all = append(all, c)
+	}
+	b, err := tab.apply(all, now)
+	require.NoError(t, err)
+	require.Empty(t, b.slotAt, "an unchanged service is not written again")
+	require.Empty(t, b.backends)
+	pruned, err := tab.prune(now)
+	require.NoError(t, err)
+	require.Empty(t, pruned.deleted)
+	require.Empty(t, pruned.vanished)
+	return tab
+}
+
+// A crash, or a full map, in the middle of a batch: the next process makes all as it should be.
+func TestAnyInterruptedBatchIsMended(t *testing.T) {
+	for fail := 1; fail < 25; fail++ {
+		m := newMemory()
+		tab := newTables(m, small)
+		now := time.Unix(0, 0)
+		_, err := tab.apply([]Change{simple(1, 1, 2, 3), simple(2, 4)}, now)
+		require.NoError(t, err)
+		m.fail = fail
+		want := []Change{simple(1, 3, 5, 6), simple(3, 7, 8)}
+		_, err = tab.apply(append(want, gone(2)), now)
+		if err != nil {
+			require.ErrorIs(t, err, errFull)
+		}
+		m.fail = 0
+		tab = newTables(m, small)
+		tab.adopt(m.contents(), now)
+		_, err = tab.apply(want, now)
+		require.NoError(t, err)
+		_, err = tab.prune(now)
+		require.NoError(t, err)
+		for _, c := range want {
+			require.Equal(t, c.Service.Ports[0].Cluster, m.answers(m.services[keyOf(c.Service.Ports[0].Fronts[0])]))
+		}
+		require.Len(t, m.services, 4, "two services with their refusals")
+		alive := 0
+		for _, b := range m.backends {
+			if b.Flags&backendDead == 0 {
+				alive++
+			}
+		}
+		require.Equal(t, 5, alive, "nothing is left of what is gone")
+	}
+}
+
+func TestAnAddressIsServedForOneServiceOnly(t *testing.T) {
+	m := newMemory()
+	tab := newTables(m, small)
+	now := time.Unix(0, 0)
+	first, second := simple(1, 1), simple(2, 2)
+	second.Service.Ports[0].Fronts = first.Service.Ports[0].Fronts
+	second.Service.Refuse = nil
+	b, err := tab.apply([]Change{first, second}, now)
+	require.NoError(t, err)
+	require.Len(t, b.problems, 1)
+	require.Equal(t, "AddressTaken", b.problems[0].Reason)
+	require.Equal(t, first.Service.Ports[0].Cluster, m.answers(m.services[keyOf(first.Service.Ports[0].Fronts[0])]))
+	b, err = tab.apply([]Change{gone(1)}, now)
+	require.NoError(t, err)
+	require.NotEmpty(t, b.deleted)
+	b, err = tab.apply([]Change{second}, now)
+	require.NoError(t, err)
+	require.Empty(t, b.problems)
+	require.Equal(t, second.Service.Ports[0].Cluster, m.answers(m.services[keyOf(first.Service.Ports[0].Fronts[0])]))
+}
+
+func TestFullTablesAreReported(t *testing.T) {
+	for name, sizes := range map[string]Sizes{
+		"fronts":    {Services: 2, Slots: 64, Backends: 64},
+		"slots":     {Services: 64, Slots: 2, Backends: 64},
+		"endpoints": {Services: 64, Slots: 64, Backends: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			tab := newTables(m, sizes)
+			b, err := tab.apply([]Change{simple(1, 1), simple(2, 1, 2, 3)}, time.Unix(0, 0))
+			require.NoError(t, err)
+			require.NotEmpty(t, b.problems)
+			require.Equal(t, "TableFull", b.problems[0].Reason)
+			require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("10.244.1.1:80")},
+				m.answers(m.services[keyOf(simple(1).Service.Ports[0].Fronts[0])]), "others are served")
+		})
+	}
+}
