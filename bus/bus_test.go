@@ -55,9 +55,9 @@ func startBus(t testing.TB) *testBus {
 	t.Helper()
 	b := &testBus{server: testServer(t, t.TempDir())}
 	b.Client = connect(t, ClientConfig{Name: "test", Server: b.server})
-	epoch, err := b.MakeStreams(t.Context(), testCluster, 1)
+	made, err := b.MakeStreams(t.Context(), testCluster, 1)
 	require.NoError(t, err)
-	b.epoch, b.rev = epoch, 100
+	b.epoch, b.rev = made.Epoch, 100
 	b.open(t)
 	return b
 }
@@ -132,8 +132,9 @@ func TestStreamsSurviveRestartAndKeepTheirEpoch(t *testing.T) {
 	for i := range 3 {
 		s := testServer(t, dir)
 		c := connect(t, ClientConfig{Server: s})
-		got, err := c.MakeStreams(t.Context(), testCluster, 7)
+		made, err := c.MakeStreams(t.Context(), testCluster, 7)
 		require.NoError(t, err)
+		got := made.Epoch
 		b := &testBus{Client: c, epoch: got, rev: int64(i)}
 		b.open(t)
 		if i > 0 {
@@ -154,11 +155,11 @@ func TestLostHistoryBeginsAboveItsMirrors(t *testing.T) {
 	b.flush(t)
 	b.settle(t, StreamState)
 	require.NoError(t, b.js.DeleteStream(t.Context(), StreamHistory))
-	epoch, err := b.MakeStreams(t.Context(), testCluster, 1)
+	made, err := b.MakeStreams(t.Context(), testCluster, 1)
 	require.NoError(t, err)
-	require.NotEqual(t, b.epoch, epoch)
+	require.NotEqual(t, b.epoch, made.Epoch)
 	old := b.window.Next()
-	b.epoch = epoch
+	b.epoch = made.Epoch
 	b.open(t)
 	require.Greater(t, b.window.Next(), old)
 	b.send(t, schemas.Added, pod("b"), 1)
@@ -173,9 +174,9 @@ func TestStreamsOfAnotherClusterAreDropped(t *testing.T) {
 	b := startBus(t)
 	b.send(t, schemas.Added, pod("a"), 1)
 	b.flush(t)
-	epoch, err := b.MakeStreams(t.Context(), testCluster+1, 5)
+	made, err := b.MakeStreams(t.Context(), testCluster+1, 5)
 	require.NoError(t, err)
-	require.NotEqual(t, b.epoch, epoch)
+	require.NotEqual(t, b.epoch, made.Epoch)
 	for _, name := range []string{StreamHistory, StreamState, StreamArchive} {
 		head, err := b.Head(t.Context(), name)
 		require.NoError(t, err)

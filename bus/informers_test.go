@@ -128,9 +128,9 @@ func TestInformerKeepsUpOverLostConsumersAndRestarts(t *testing.T) {
 	dir := t.TempDir()
 	server := testServer(t, dir)
 	c := connect(t, ClientConfig{Server: server})
-	epoch, err := c.MakeStreams(t.Context(), testCluster, 1)
+	made, err := c.MakeStreams(t.Context(), testCluster, 1)
 	require.NoError(t, err)
-	b := &testBus{Client: c, server: server, epoch: epoch, rev: 10}
+	b := &testBus{Client: c, server: server, epoch: made.Epoch, rev: 10}
 	b.open(t)
 	i := runInformers(t, c)
 	pods := i.For(podsGVR, &corev1.Pod{})
@@ -161,9 +161,9 @@ func TestInformerListsAgainWhenTheStreamIsMadeAnew(t *testing.T) {
 	pods := i.For(podsGVR, &corev1.Pod{})
 	require.NoError(t, i.WaitForSync(t.Context()))
 	require.NoError(t, b.DropStreams(t.Context()))
-	epoch, err := b.MakeStreams(t.Context(), testCluster, 9)
+	made, err := b.MakeStreams(t.Context(), testCluster, 9)
 	require.NoError(t, err)
-	b.epoch = epoch
+	b.epoch = made.Epoch
 	b.open(t)
 	rev := b.send(t, schemas.Added, pod("new"), 1)
 	b.flush(t)

@@ -13,8 +13,21 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
-// epochKey is where streams carry their epoch in their metadata.
-const epochKey = "rutter.epoch"
+// Keys in the metadata of streams: the epoch, and whether STATE lacks objects
+// because it was made after HISTORY had dropped messages.
+const (
+	epochKey   = "rutter.epoch"
+	partialKey = "rutter.partial"
+)
+
+// Streams is what MakeStreams found or made.
+type Streams struct {
+	// Epoch of HISTORY, "<cluster id>.<generation>", both hexadecimal.
+	Epoch string
+	// Partial says that STATE lacks objects. A resync must bring them, and call
+	// StateComplete when it has.
+	Partial bool
+}
 
 // Sequence numbers of a new HISTORY begin far above those of a lost one, so that
 // mirrors that survived it go on.
@@ -24,33 +37,49 @@ const (
 )
 
 // MakeStreams makes the streams that are missing and adapts the others to the
-// configuration. cluster is etcd's cluster id and rev its current revision. The
-// result is the epoch of HISTORY, "<cluster id>.<generation>", both hexadecimal.
+// configuration. cluster is etcd's cluster id and rev its current revision.
 //
 // Streams of another cluster, or of a future that etcd no longer knows, are
 // deleted: they tell of changes that did not happen. Any number of callers may
 // do this at once; one of them makes HISTORY and all get its epoch.
-func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (epoch string, err error) {
+func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (Streams, error) {
 	cfg := c.cfg.Streams
 	if err := cfg.Validate(); err != nil {
-		return "", err
+		return Streams{}, err
 	}
-	epoch, err = c.makeHistory(ctx, cluster, rev)
+	epoch, err := c.makeHistory(ctx, cluster, rev)
 	if err != nil {
-		return "", err
+		return Streams{}, err
 	}
+	made := Streams{Epoch: epoch}
 	for _, mirror := range mirrors(cfg) {
-		if err := c.makeMirror(ctx, mirror, epoch); err != nil {
-			return "", err
+		partial, err := c.makeMirror(ctx, mirror, epoch)
+		if err != nil {
+			return Streams{}, err
 		}
+		made.Partial = made.Partial || partial
 	}
 	_, err = c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: StreamRelay, Subjects: []string{checkpointSubject}, MaxMsgsPerSubject: 1, Replicas: cfg.Replicas,
 	})
 	if err != nil {
-		return "", fmt.Errorf("bus: stream %s: %w", StreamRelay, explain(err))
+		return Streams{}, fmt.Errorf("bus: stream %s: %w", StreamRelay, explain(err))
 	}
-	return epoch, nil
+	return made, nil
+}
+
+// StateComplete notes that STATE has all objects.
+func (c *Client) StateComplete(ctx context.Context) error {
+	info, err := c.streamInfo(ctx, StreamState)
+	if err != nil || info.Config.Metadata[partialKey] == "" {
+		return err
+	}
+	cfg := mirrors(c.cfg.Streams)[0]
+	cfg.Metadata = map[string]string{epochKey: info.Config.Metadata[epochKey]}
+	if _, err := c.js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("bus: stream %s: %w", StreamState, explain(err))
+	}
+	return nil
 }
 
 func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (string, error) {
@@ -101,13 +130,40 @@ func (c *Client) createHistory(ctx context.Context, cluster uint64, rev int64) (
 	return epoch, nil
 }
 
-func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epoch string) error {
+// makeMirror makes or adapts one mirror. It reports whether the mirror is STATE
+// and lacks objects.
+func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epoch string) (partial bool, err error) {
 	cfg.Metadata = map[string]string{epochKey: epoch}
-	_, err := c.js.CreateOrUpdateStream(ctx, cfg)
-	if err != nil {
-		return fmt.Errorf("bus: stream %s: %w", cfg.Name, explain(err))
+	if cfg.Name == StreamState {
+		if partial, err = c.statePartial(ctx); err != nil {
+			return false, err
+		}
 	}
-	return nil
+	if partial {
+		cfg.Metadata[partialKey] = "true"
+	}
+	if _, err = c.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+		return false, fmt.Errorf("bus: stream %s: %w", cfg.Name, explain(err))
+	}
+	return partial, nil
+}
+
+// statePartial reports whether STATE is known to lack objects, or would if it
+// were made now: a mirror gets only what HISTORY still holds.
+func (c *Client) statePartial(ctx context.Context) (bool, error) {
+	info, err := c.streamInfo(ctx, StreamState)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		history, err := c.streamInfo(ctx, StreamHistory)
+		if err != nil {
+			return false, err
+		}
+		return history.State.FirstSeq > history.Config.FirstSeq, nil
+	case err != nil:
+		return false, err
+	default:
+		return info.Config.Metadata[partialKey] != "", nil
+	}
 }
 
 // DropStreams deletes all streams. What they held can be made again from etcd,

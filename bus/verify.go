@@ -109,7 +109,7 @@ func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 		return nil, err
 	}
 	v.compare()
-	if err := c.verifyState(ctx, truth, v); err != nil {
+	if err := c.verifyState(ctx, v); err != nil {
 		return nil, err
 	}
 	return v.report, nil
@@ -120,11 +120,19 @@ type verifier struct {
 	seed   maphash.Seed
 	report *Report
 
-	wanted []wanted
-	stored map[ordinal]fingerprint
-	first  ordinal // of the first message of the stream that tells a change
-	begun  bool
-	last   ordinal
+	wanted  []wanted
+	objects []object
+	stored  map[ordinal]fingerprint
+	first   ordinal // of the first message of the stream that tells a change
+	begun   bool
+	last    ordinal
+}
+
+// object is one that etcd has.
+type object struct {
+	key  schemas.Key
+	rev  int64
+	body uint64
 }
 
 type wanted struct {
@@ -139,6 +147,15 @@ func (v *verifier) expect(ctx context.Context, truth Truth) (int64, error) {
 	err := truth.Changes(ctx, v.report.From, v.report.To, func(e schemas.Event) error {
 		v.wanted = append(v.wanted, wanted{at: ordinal{e.Rev, e.Ord}, fingerprint: fingerprintOf(v.seed, e)})
 		last = e.Rev
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	// The last change may be compacted, its object is not.
+	err = truth.State(ctx, v.report.To, func(e schemas.Event) error {
+		v.objects = append(v.objects, object{key: e.Key, rev: e.Rev, body: maphash.Bytes(v.seed, e.Object)})
+		last = max(last, e.Rev)
 		return nil
 	})
 	return last, err
@@ -212,7 +229,7 @@ func (v *verifier) lost(rev int64) bool {
 }
 
 // verifyState compares the last messages of all objects with the objects.
-func (c *Client) verifyState(ctx context.Context, truth Truth, v *verifier) error {
+func (c *Client) verifyState(ctx context.Context, v *verifier) error {
 	r := v.report
 	held := map[schemas.Key]schemas.Event{}
 	err := c.ReadState(ctx, schemas.AllObjects, func(e schemas.Event) error {
@@ -225,21 +242,17 @@ func (c *Client) verifyState(ctx context.Context, truth Truth, v *verifier) erro
 	if err != nil {
 		return err
 	}
-	err = truth.State(ctx, r.To, func(want schemas.Event) error {
-		r.Objects++
-		have, ok := held[want.Key]
-		delete(held, want.Key)
+	r.Objects = len(v.objects)
+	for _, want := range v.objects {
+		have, ok := held[want.key]
+		delete(held, want.key)
 		switch {
 		case !ok:
-			r.found(&r.StateMissing, "%s is in etcd, not in the state", want.Key)
-		case have.Rev > r.To:
-		case have.Type == schemas.Deleted || have.Rev != want.Rev || have.Seq != maphash.Bytes(v.seed, want.Object):
-			r.found(&r.StateStale, "%s is at revision %d in etcd, at %d in the state", want.Key, want.Rev, have.Rev)
+			r.found(&r.StateMissing, "%s is in etcd, not in the state", want.key)
+		case have.Rev > r.To: // changed since
+		case have.Type == schemas.Deleted || have.Rev != want.rev || have.Seq != want.body:
+			r.found(&r.StateStale, "%s is at revision %d in etcd, at %d in the state", want.key, want.rev, have.Rev)
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
 	for key, have := range held {
 		if have.Type != schemas.Deleted && have.Rev <= r.To {

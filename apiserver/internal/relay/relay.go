@@ -182,7 +182,7 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 	if err != nil {
 		return resume{}, fmt.Errorf("read revision of etcd: %w", err)
 	}
-	epoch, err := r.bus.MakeStreams(ctx, now.Header.ClusterId, now.Header.Revision)
+	made, err := r.bus.MakeStreams(ctx, now.Header.ClusterId, now.Header.Revision)
 	if err != nil {
 		return resume{}, err
 	}
@@ -194,10 +194,14 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 	if err != nil {
 		return resume{}, err
 	}
-	at := resume{seq: head.Seq, epoch: epoch}
-	valid := checkpoint.Seq == head.Seq && checkpoint.Epoch == epoch
+	at := resume{seq: head.Seq, epoch: made.Epoch}
+	valid := checkpoint.Seq == head.Seq && checkpoint.Epoch == made.Epoch
 	if head.Empty {
-		return r.resumeEmpty(ctx, at, checkpoint, valid)
+		at, err = r.resumeEmpty(ctx, at, checkpoint, valid)
+		if made.Partial && err == nil && at.resync == nil {
+			at.resync = &gap{after: at.rev - 1, reason: "the last state of objects was lost"}
+		}
+		return at, err
 	}
 	last, err := r.bus.Message(ctx, bus.StreamHistory, head.Seq)
 	if err != nil {
@@ -211,7 +215,11 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 		r.log.Warn().Int64("rev", now.Header.Revision).Int64("history", last.Rev).Msg("etcd was set back, making new streams")
 		return resume{}, errors.Join(errors.New("etcd was set back"), r.bus.DropStreams(ctx))
 	}
-	return resumeAfter(at, last, checkpoint, valid), nil
+	at = resumeAfter(at, last, checkpoint, valid)
+	if made.Partial && at.resync == nil {
+		at.resync = &gap{after: last.Rev, reason: "the last state of objects was lost"}
+	}
+	return at, nil
 }
 
 // agrees reports whether etcd knows the change that the stream ends with. It

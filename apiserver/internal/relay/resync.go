@@ -46,6 +46,9 @@ func (r *Relay) resync(ctx context.Context, at resume) (resume, error) {
 	if err := r.append(ctx, at.seq, append(messages, closing)); err != nil {
 		return resume{}, err
 	}
+	if err := r.bus.StateComplete(ctx); err != nil {
+		return resume{}, err
+	}
 	if err := r.bus.AnnounceResync(); err != nil {
 		return resume{}, err
 	}
