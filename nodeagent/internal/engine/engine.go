@@ -210,3 +210,18 @@ func (e *Engine) Resize(ctx context.Context, id string, width, height uint32) er
 	}
 	return nil
 }
+
+// RemoveImages removes the namespace's images.
+func (e *Engine) RemoveImages(ctx context.Context) error {
+	ctx = e.Context(ctx)
+	all, err := e.client.ImageService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("list images: %w", err)
+	}
+	for _, img := range all {
+		if err := e.client.ImageService().Delete(ctx, img.Name); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove image %s: %w", img.Name, err)
+		}
+	}
+	return nil
+}

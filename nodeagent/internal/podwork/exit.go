@@ -73,6 +73,7 @@ func (w *Worker) OutOfMemory(id string) {
 // takeExit collects the last output of an attempt and why it ended. ok is
 // false when the agent is ending: the next one will do it.
 func (w *Worker) takeExit(ctx context.Context, pod *corev1.Pod, c ContainerView, exit podstate.Exit) (podstate.Exit, bool) {
+	w.closeInput(exit.ID)
 	rctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	// Reaping waits until the shim has written all output.

@@ -150,3 +150,20 @@ func (w *Worker) cgroup(container string, attempt int) string {
 	}
 	return filepath.Join(pod, container+"-"+strconv.Itoa(attempt))
 }
+
+// SavedLogs lists the log directories of the pods that an earlier agent left.
+func SavedLogs(dirs Dirs) ([]string, error) {
+	uids, err := Saved(dirs)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, uid := range uids {
+		var saved savedPod
+		if err := read(filepath.Join(dirs.Pods, uid, podFile), &saved); err != nil || saved.Pod == nil {
+			continue
+		}
+		out = append(out, dirs.of(saved.Pod).logs)
+	}
+	return out, nil
+}

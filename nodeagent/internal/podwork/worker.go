@@ -2,6 +2,7 @@ package podwork
 
 import (
 	"context"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,12 +27,13 @@ type Worker struct {
 	wake chan struct{}
 	acts sync.WaitGroup // goroutines of this worker
 
-	mu    sync.Mutex
-	inbox []any                    // podstate.Event or one of the inputs below; guarded by mu
-	pumps map[string]*logfile.Pump // by container id, while output flows; guarded by mu
-	busy  map[string]chan struct{} // by container id, closed when its start returned; guarded by mu
-	ends  map[string]bool          // container ids whose exit is being taken in; guarded by mu
-	ooms  map[string]bool          // container ids the kernel killed in; guarded by mu
+	mu     sync.Mutex
+	inbox  []any                    // podstate.Event or one of the inputs below; guarded by mu
+	pumps  map[string]*logfile.Pump // by container id, while output flows; guarded by mu
+	busy   map[string]chan struct{} // by container id, closed when its start returned; guarded by mu
+	ends   map[string]bool          // container ids whose exit is being taken in; guarded by mu
+	ooms   map[string]bool          // container ids the kernel killed in; guarded by mu
+	inputs map[string]*os.File      // by container id, held open for the next client; guarded by mu
 
 	// All below belongs to Run's goroutine.
 	pod         *corev1.Pod
@@ -129,7 +131,7 @@ func newWorker(deps *Deps, pod *corev1.Pod, rev int64) *Worker {
 		deps: deps, dirs: deps.Dirs.of(pod), pod: pod, rev: rev, spec: podstate.SpecOf(pod, deps.Backoff),
 		log:  deps.Log.With().Str("component", "pod").Str("namespace", pod.Namespace).Str("name", pod.Name).Logger(),
 		wake: make(chan struct{}, 1), pumps: map[string]*logfile.Pump{}, busy: map[string]chan struct{}{},
-		ends: map[string]bool{}, ooms: map[string]bool{}, images: map[int]image.Image{}, stopSignals: map[int]string{}, probes: map[int]context.CancelFunc{},
+		ends: map[string]bool{}, ooms: map[string]bool{}, inputs: map[string]*os.File{}, images: map[int]image.Image{}, stopSignals: map[int]string{}, probes: map[int]context.CancelFunc{},
 	}
 	w.infra.ready = make(chan struct{})
 	w.infra.volumes = volume.NewSet(w.dirs.volumes, deps.Objects.For(pod.UID))
@@ -333,10 +335,10 @@ func (w *Worker) step(ctx context.Context, ev podstate.Event) {
 		// alone: containerd's labels let the next agent find what was made.
 		w.log.Error().Err(err).Msg("pod state can not be saved")
 	}
+	w.publish() // before acting: who is told of an attempt must find it here
 	for _, a := range todo {
 		w.act(ctx, a)
 	}
-	w.publish()
 }
 
 // publish makes the snapshot for readers and notes the status to write.
@@ -362,6 +364,14 @@ func (w *Worker) publish() {
 		v.Containers = append(v.Containers, cv)
 	}
 	w.view.Store(v)
+}
+
+// containerOf returns the API's view of container i.
+func containerOf(v *View, i int) *corev1.Container {
+	if n := len(v.Pod.Spec.InitContainers); i >= n {
+		return &v.Pod.Spec.Containers[i-n]
+	}
+	return &v.Pod.Spec.InitContainers[i]
 }
 
 // Pump returns the running output of a container, or nil.

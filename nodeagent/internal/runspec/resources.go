@@ -2,10 +2,17 @@ package runspec
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -115,4 +122,37 @@ func OOMScore(pod *corev1.Pod, c *corev1.Container, capacity int64) int {
 		score := 1000 - int(1000*c.Resources.Requests.Memory().Value()/capacity)
 		return min(max(score, 3), 999)
 	}
+}
+
+// OwnCapabilities lists the capabilities this process may pass on.
+func OwnCapabilities() ([]string, error) {
+	caps, err := cap.Current()
+	if err != nil {
+		return nil, fmt.Errorf("read own capabilities: %w", err)
+	}
+	return caps, nil
+}
+
+// MinOOMScore is the lowest oom_score_adj that may be set: a process without
+// CAP_SYS_RESOURCE can not go below its own.
+func MinOOMScore(caps []string) int {
+	const lowest = -1000
+	if slices.Contains(caps, "CAP_SYS_RESOURCE") {
+		return lowest
+	}
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// CgroupV2 reports whether the machine has only the unified hierarchy.
+func CgroupV2() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }

@@ -1,0 +1,119 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/rutter-project/rutter/nodeagent/internal/daemon"
+	"github.com/rutter-project/rutter/nodeagent/internal/engine"
+	"github.com/rutter-project/rutter/nodeagent/internal/netns"
+	"github.com/rutter-project/rutter/nodeagent/internal/podwork"
+)
+
+// Purge removes everything an agent of this configuration made on the machine:
+// containers, containerd, mounts, namespaces, cgroups, logs and data. No agent
+// may run. The network's part is the network's to remove.
+func Purge(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	var errs []error
+	if err := purgeContainers(ctx, cfg, log); err != nil {
+		errs = append(errs, err)
+	}
+	if cfg.ContainerdSocket == "" {
+		if err := daemon.Stop(ctx, cfg.daemon()); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := purgeLogs(cfg); err != nil {
+		errs = append(errs, err)
+	}
+	for _, dir := range []string{cfg.runDir(), cfg.podsDir(), cfg.daemon().Root} {
+		if err := netns.UnmountBelow(dir); err != nil {
+			errs = append(errs, err)
+			continue // what is mounted must not be deleted
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			errs = append(errs, err)
+		}
+		_ = os.Remove(filepath.Dir(dir)) // if no other node uses it
+	}
+	purgeCgroups(cfg.cgroup())
+	return errors.Join(errs...)
+}
+
+// purgeContainers removes the node's containers by its containerd, which is
+// started for this if it does not run.
+func purgeContainers(ctx context.Context, cfg Config, log zerolog.Logger) error {
+	if cfg.ContainerdSocket == "" {
+		if _, err := os.Stat(cfg.daemon().Root); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		dctx, cancel := context.WithCancel(ctx)
+		g, dctx := errgroup.WithContext(dctx)
+		d := daemon.New(cfg.daemon(), log)
+		g.Go(func() error { return d.Run(dctx) })
+		defer func() { cancel(); _ = g.Wait() }()
+		select {
+		case <-d.Ready():
+		case <-dctx.Done():
+			return g.Wait()
+		}
+	}
+	e, err := engine.Connect(ctx, engine.Config{Socket: cfg.socket(), Namespace: cfg.namespace(), Snapshotter: cfg.Snapshotter})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = e.Close() }()
+	all, err := e.List(ctx)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, f := range all {
+		g.Go(func() error { return e.Remove(gctx, f.ID) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("remove containers: %w", err)
+	}
+	if cfg.ContainerdSocket != "" {
+		return e.RemoveImages(ctx)
+	}
+	return nil
+}
+
+// purgeLogs removes the logs of the pods whose state is still there.
+func purgeLogs(cfg Config) error {
+	dirs, err := podwork.SavedLogs(podwork.Dirs{Pods: cfg.podsDir(), Logs: cfg.LogDir})
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// purgeCgroups removes the node's cgroups, the innermost first.
+func purgeCgroups(path string) {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		roots, _ := filepath.Glob(pattern) // the pattern is well-formed
+		for _, root := range roots {
+			for _, depth := range []string{"*/*", "*", ""} {
+				dirs, _ := filepath.Glob(filepath.Join(root, path, depth))
+				for _, d := range dirs {
+					_ = unix.Rmdir(d) // one in use stays
+				}
+			}
+			_ = unix.Rmdir(filepath.Join(root, filepath.Dir(path))) // if no other node uses it
+		}
+	}
+}
