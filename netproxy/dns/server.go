@@ -29,6 +29,8 @@ type Config struct {
 
 	// Inside runs fn where the sockets are to be made, if not here. It is called while listening only.
 	Inside func(fn func() error) error
+
+	upstreamPort uint16 // tests only: instead of 53
 }
 
 // Server answers DNS. Listen, then Run.
@@ -36,7 +38,8 @@ type Server struct {
 	cfg     Config
 	log     zerolog.Logger
 	handler handler
-	forward *forward.Forward
+	others  []string         // upstream servers
+	forward *forward.Forward // to them; runs from Listen to the end of Run, or Close
 	bound   []bound
 }
 
@@ -53,17 +56,12 @@ func New(cfg Config, records Records, log zerolog.Logger) (*Server, error) {
 	s.handler = handler{cluster: cluster{
 		zone: strings.ToLower(dns.Fqdn(cfg.Domain)), records: records, server: cfg.Addrs,
 	}}
-	up, err := upstreams(cfg)
-	if err != nil {
+	var err error
+	if s.others, err = upstreams(cfg); err != nil {
 		return nil, err
 	}
-	if len(up) == 0 {
+	if len(s.others) == 0 {
 		s.log.Warn().Msg("no upstream DNS server: only cluster names are answered")
-		return s, nil
-	}
-	s.forward = forward.New()
-	for _, addr := range up {
-		s.forward.SetProxy(proxy.NewProxy("forward", addr, transport.DNS))
 	}
 	return s, nil
 }
@@ -83,7 +81,11 @@ func upstreams(cfg Config) ([]string, error) {
 		if err != nil || slices.Contains(cfg.Addrs, ip.WithZone("")) || isListening(cfg.Listen, ip) {
 			continue
 		}
-		out = append(out, net.JoinHostPort(text, conf.Port))
+		port := conf.Port
+		if cfg.upstreamPort != 0 {
+			port = fmt.Sprint(cfg.upstreamPort)
+		}
+		out = append(out, net.JoinHostPort(text, port))
 	}
 	return out, nil
 }
@@ -97,6 +99,12 @@ func (s *Server) Listen() error {
 	inside := s.cfg.Inside
 	if inside == nil {
 		inside = func(fn func() error) error { return fn() }
+	}
+	if len(s.others) > 0 {
+		s.forward = forward.New()
+		for _, addr := range s.others {
+			s.forward.SetProxy(proxy.NewProxy("forward", addr, transport.DNS)) // starts it, too
+		}
 	}
 	for _, at := range s.cfg.Listen {
 		b := bound{}
@@ -157,17 +165,21 @@ func (s *Server) Close() error {
 		}
 	}
 	s.bound = nil
+	return s.stopForward()
+}
+
+func (s *Server) stopForward() error {
+	if s.forward == nil {
+		return nil
+	}
+	if err := s.forward.OnShutdown(); err != nil {
+		return fmt.Errorf("stop forwarding: %w", err)
+	}
 	return nil
 }
 
 // Run answers until the context ends.
 func (s *Server) Run(ctx context.Context) error {
-	if s.forward != nil {
-		if err := s.forward.OnStartup(); err != nil {
-			return fmt.Errorf("start forwarding: %w", err)
-		}
-		defer func() { _ = s.forward.OnShutdown() }()
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, b := range s.bound {
 		g.Go(func() error { return served(ctx, b.server.ServePacket(b.udp)) })
@@ -180,7 +192,7 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	return errors.Join(g.Wait(), s.stopForward())
 }
 
 func served(ctx context.Context, err error) error {
