@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -38,8 +39,9 @@ type Server struct {
 	cfg     Config
 	log     zerolog.Logger
 	handler handler
-	others  []string         // upstream servers
-	forward *forward.Forward // to them; runs from Listen to the end of Run, or Close
+	others  []string // upstream servers
+	forward *forward.Forward
+	proxies []*proxy.Proxy // of forward; run from Listen to the end of Run, or Close
 	bound   []bound
 }
 
@@ -103,7 +105,9 @@ func (s *Server) Listen() error {
 	if len(s.others) > 0 {
 		s.forward = forward.New()
 		for _, addr := range s.others {
-			s.forward.SetProxy(proxy.NewProxy("forward", addr, transport.DNS)) // starts it, too
+			p := proxy.NewProxy("forward", addr, transport.DNS)
+			s.proxies = append(s.proxies, p)
+			s.forward.SetProxy(p) // starts it, too
 		}
 	}
 	for _, at := range s.cfg.Listen {
@@ -165,17 +169,18 @@ func (s *Server) Close() error {
 		}
 	}
 	s.bound = nil
-	return s.stopForward()
+	s.stopProxies()
+	return nil
 }
 
-func (s *Server) stopForward() error {
-	if s.forward == nil {
-		return nil
+// stopProxies ends the goroutines of the proxies. Theirs of kept connections would wait for a finalizer.
+func (s *Server) stopProxies() {
+	for _, p := range s.proxies {
+		p.Stop()
+		runtime.SetFinalizer(p, nil)
+		p.GetTransport().Stop()
 	}
-	if err := s.forward.OnShutdown(); err != nil {
-		return fmt.Errorf("stop forwarding: %w", err)
-	}
-	return nil
+	s.proxies = nil
 }
 
 // Run answers until the context ends.
@@ -192,7 +197,8 @@ func (s *Server) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	return errors.Join(g.Wait(), s.stopForward())
+	defer s.stopProxies()
+	return g.Wait()
 }
 
 func served(ctx context.Context, err error) error {
