@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/rutter-project/rutter/apiserver/pki"
+	"github.com/rutter-project/rutter/bus"
 )
 
 // Config is what an API server is made of. DefaultConfig fills what has a default.
@@ -35,7 +36,12 @@ type Config struct {
 
 	Etcd *clientv3.Client
 	PKI  *pki.Authority
-	Log  zerolog.Logger
+	// Bus is where committed changes are published; nil publishes nothing, for tests
+	// of the API alone.
+	Bus *bus.Client
+	// RecoverBus is called when the bus has lost its streams; optional.
+	RecoverBus func() error
+	Log        zerolog.Logger
 }
 
 // Issuer is the name of the service-account token issuer, and its only audience by default.

@@ -40,6 +40,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.guard.open(authn, authz, s.informers.Core().V1().Namespaces().Lister())
 	tokens, err := kinds.Tokens(Issuer, key)
 	if err != nil {
 		return nil, err

@@ -14,20 +14,24 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/test/bufconn"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/relay"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/apiserver/pki"
+	"github.com/rutter-project/rutter/bus"
 )
 
 // Server is an API server. Make it with New, run it once with Run.
@@ -47,6 +51,7 @@ type Server struct {
 	informers     informers.SharedInformerFactory
 
 	ready chan struct{} // closed when everything is served
+	guard guard         // who may read what on the bus
 }
 
 const (
@@ -115,20 +120,34 @@ func (s *Server) Address() netip.AddrPort {
 // Ready is closed when the server answers everything.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Feed is the server's watch of etcd, for the relay.
-func (s *Server) Feed() *feed.Feed { return s.feed }
-
 // Run serves until the context ends or something breaks, then closes in reverse order.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.feed.Run(ctx) })
 	g.Go(func() error { return s.serve(ctx) })
+	if s.cfg.Bus != nil {
+		r := s.newRelay()
+		compactor := relay.NewCompactor(s.cfg.Etcd, s.feed.Revision, r.Position, relay.DefaultCompactorConfig(), s.cfg.Log)
+		g.Go(func() error { return r.Run(ctx) })
+		g.Go(func() error { return compactor.Run(ctx) })
+	}
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
+
+func (s *Server) newRelay() *relay.Relay {
+	cfg := relay.DefaultConfig()
+	cfg.Recover = s.cfg.RecoverBus
+	r := relay.New(s.cfg.Etcd, s.feed, s.cfg.Bus, cfg, s.cfg.Log)
+	legacyregistry.RawMustRegister(r.Collectors()...)
+	return r
+}
+
+// Truth is what etcd says the event stream should hold, for verification.
+func Truth(etcd *clientv3.Client) bus.Truth { return relay.NewTruth(etcd) }
 
 func (s *Server) serve(ctx context.Context) error {
 	defer s.listener.Close()

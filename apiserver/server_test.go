@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,8 +11,6 @@ import (
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,30 +18,22 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/rutter-project/rutter/apiserver"
+	"github.com/rutter-project/rutter/apiserver/etcd"
 	"github.com/rutter-project/rutter/apiserver/pki"
 )
 
-// startEtcd runs a one-member etcd in the process, in a directory of the test.
 func startEtcd(t testing.TB) *clientv3.Client {
 	t.Helper()
-	cfg := embed.NewConfig()
-	cfg.Dir = t.TempDir()
-	cfg.LogLevel = "error"
-	cfg.UnsafeNoFsync = true
-	unix := func(name string) url.URL {
-		return url.URL{Scheme: "unix", Path: filepath.Join(cfg.Dir, name+".sock:0")}
-	}
-	cfg.ListenClientUrls = []url.URL{unix("client")}
-	cfg.ListenPeerUrls = []url.URL{unix("peer")}
-	cfg.AdvertiseClientUrls, cfg.AdvertisePeerUrls = cfg.ListenClientUrls, cfg.ListenPeerUrls
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	e, err := embed.StartEtcd(cfg)
+	e, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir(), NoSync: true})
 	if err != nil {
-		t.Fatalf("start etcd: %v", err)
+		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
-	<-e.Server.ReadyNotify()
-	return v3client.New(e.Server)
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e.Client()
 }
 
 // cluster is a running API server and an administrator's access to it.
@@ -57,7 +46,7 @@ type cluster struct {
 
 func start(t testing.TB) cluster {
 	t.Helper()
-	etcd := startEtcd(t)
+	store := startEtcd(t)
 	dir := t.TempDir()
 	ca, err := pki.Load(filepath.Join(dir, "pki"), "test")
 	if err != nil {
@@ -66,7 +55,7 @@ func start(t testing.TB) cluster {
 	cfg := apiserver.DefaultConfig()
 	cfg.Listen, cfg.Advertise = "127.0.0.1:0", netip.MustParseAddr("192.0.2.1")
 	cfg.SealFile = filepath.Join(dir, "seal.key")
-	cfg.Etcd, cfg.PKI, cfg.Log = etcd, ca, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.InfoLevel)
+	cfg.Etcd, cfg.PKI, cfg.Log = store, ca, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.InfoLevel)
 	s, err := apiserver.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +87,7 @@ func start(t testing.TB) cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cluster{server: s, etcd: etcd, config: config, client: client}
+	return cluster{server: s, etcd: store, config: config, client: client}
 }
 
 func TestServesKubernetes(t *testing.T) {

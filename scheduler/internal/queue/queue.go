@@ -53,6 +53,7 @@ type Entry struct {
 	Causes   []int64 // revisions that woke it
 	Attempts int
 
+	newest *corev1.Pod // came while the entry was popped; nil if none
 	added  time.Time
 	last   time.Time // of the last attempt
 	wakes  Event
@@ -94,10 +95,20 @@ func (q *Queue) Add(p *corev1.Pod, rev int64, changed bool) {
 		q.activateLocked(e)
 		return
 	}
+	if _, parked := q.parked[p.UID]; !parked && e.index < 0 {
+		e.newest = p // whoever popped it reads e.Pod
+		return
+	}
 	e.Pod = p
 	if _, parked := q.parked[p.UID]; parked && changed {
 		e.cause(rev)
 		q.wakeLocked(e)
+	}
+}
+
+func (e *Entry) catchUp() {
+	if e.newest != nil {
+		e.Pod, e.newest = e.newest, nil
 	}
 }
 
@@ -160,6 +171,7 @@ func (q *Queue) Park(e *Entry, rejectedBy map[string]int) {
 	if q.entries[e.Pod.UID] != e {
 		return // removed meanwhile
 	}
+	e.catchUp()
 	e.wakes, e.Causes = NodeAdded, nil
 	for name := range rejectedBy {
 		if w, ok := wakers[name]; ok {
@@ -187,6 +199,7 @@ func (q *Queue) Retry(e *Entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.entries[e.Pod.UID] == e {
+		e.catchUp()
 		q.parked[e.Pod.UID] = e
 		q.wakeLocked(e)
 	}
