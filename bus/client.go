@@ -35,6 +35,9 @@ type ClientConfig struct {
 	// Heartbeat is how often the server tells an idle consumer that it is there. A
 	// consumer that misses two in a row is made anew. 0 means DefaultHeartbeat.
 	Heartbeat time.Duration
+	// TailCheck is how often NodeRoute asks for the route's last message. 0 means
+	// DefaultTailCheck.
+	TailCheck time.Duration
 	// Streams must be what the API server made the streams with.
 	Streams StreamsConfig
 }
@@ -70,6 +73,9 @@ func Connect(ctx context.Context, cfg ClientConfig, log zerolog.Logger) (*Client
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = DefaultHeartbeat
+	}
+	if cfg.TailCheck == 0 {
+		cfg.TailCheck = DefaultTailCheck
 	}
 	c := &Client{cfg: cfg, lost: make(chan struct{}), log: log.With().Str("component", "bus").Logger()}
 	nc, err := nats.Connect(cfg.URL, c.options(ctx)...)

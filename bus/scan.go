@@ -18,7 +18,7 @@ const (
 	scanAttempts = 5
 )
 
-// scan describes one pass over messages that are in a stream already.
+// scan describes one pass over the messages of a stream.
 type scan struct {
 	stream string
 	filter string
@@ -28,30 +28,50 @@ type scan struct {
 	from           uint64
 	since          time.Time
 	lastPerSubject bool
-	headersOnly    bool
-	// until is the last sequence of interest, 0 for all there are.
-	until uint64
+	// follow makes the pass go on with messages as they come. It then begins at
+	// from, and ends with the context.
+	follow bool
+	// lost is called, if set, before the first message after some that the stream
+	// no longer has: with the last event seen and the next one.
+	lost func(last, next schemas.Event) error
+
+	last    schemas.Event // last event given to the caller
+	trimmed bool          // the stream has dropped messages after from
 }
 
 // errStop ends a scan early without being an error.
 var errStop = errors.New("stop")
 
-// run calls fn for every message, in order, until there are no more. fn returns
-// errStop to end the scan. A pass that is interrupted goes on after the last
-// message, except over last messages, where it begins anew; fn must bear that.
+// scan calls fn for every message, in order, until there are no more, or until
+// fn returns errStop. A pass that is interrupted goes on after the last message,
+// except over last messages, where it begins anew; fn must bear that.
 func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error) error {
-	var err error
-	for range scanAttempts {
-		if err = c.scanOnce(ctx, &s, fn); err == nil || errors.Is(err, errStop) {
+	attempts, backoff := 0, minResubscribe
+	for {
+		before := s.last.Seq
+		err := c.scanOnce(ctx, &s, fn)
+		if err == nil || errors.Is(err, errStop) {
 			return nil
 		}
 		var failed *scanError
 		if ctx.Err() != nil || !errors.As(err, &failed) {
 			return err
 		}
-		c.log.Debug().Err(err).Str("stream", s.stream).Msg("scan interrupted, going on")
+		attempts++
+		if s.last.Seq != before {
+			attempts, backoff = 0, minResubscribe
+		}
+		if attempts >= scanAttempts && !s.follow {
+			return err
+		}
+		c.log.Debug().Err(err).Str("stream", s.stream).Msg("reading interrupted, going on")
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		backoff = min(2*backoff, maxResubscribe)
 	}
-	return err
 }
 
 // scanError is a failure of the bus, as opposed to one of the caller's function.
@@ -63,7 +83,7 @@ func (e *scanError) Unwrap() error { return e.err }
 func (s *scan) config(name string) jetstream.ConsumerConfig {
 	cfg := jetstream.ConsumerConfig{
 		Name: name, FilterSubject: s.filter, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
-		HeadersOnly: s.headersOnly, MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 	}
 	switch {
@@ -78,33 +98,62 @@ func (s *scan) config(name string) jetstream.ConsumerConfig {
 }
 
 func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) error) error {
+	fail := func(err error) error {
+		return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, explain(err))}
+	}
 	name := s.name
 	if name == "" {
 		name = "scan-" + nuid.Next()
+	} else if err := c.js.DeleteConsumer(ctx, s.stream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fail(err) // one that was left behind begins elsewhere
 	}
+	if s.follow {
+		if err := c.checkStart(ctx, s); err != nil {
+			return err
+		}
+	}
+	lost := c.whenLost()
 	consumer, err := c.js.CreateOrUpdateConsumer(ctx, s.stream, s.config(name))
 	if err != nil {
-		return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, explain(err))}
+		return fail(err)
 	}
 	defer c.deleteConsumer(ctx, s.stream, name)
-	if consumer.CachedInfo().NumPending == 0 {
+	if consumer.CachedInfo().NumPending == 0 && !s.follow {
 		return nil
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(scanBatch))
 	if err != nil {
-		return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, err)}
+		return fail(err)
 	}
 	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, messages.Stop)()
+	watch := make(chan struct{})
+	defer func() { cancel(nil); <-watch }()
+	go func() {
+		defer close(watch)
+		select {
+		case <-lost:
+			cancel(errConnectionLost)
+		case <-ctx.Done():
+		}
+	}()
+	return c.scanMessages(ctx, s, messages, fn)
+}
+
+var errConnectionLost = errors.New("connection lost")
+
+// scanMessages reads from one consumer.
+func (c *Client) scanMessages(ctx context.Context, s *scan, messages jetstream.MessagesContext, fn func(schemas.Event) error) error {
 	var consumerSeq uint64
 	for {
 		msg, err := messages.Next()
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errConnectionLost) {
+			return cause
 		}
 		if err != nil {
-			return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, err)}
+			return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, errors.Join(err, context.Cause(ctx)))}
 		}
 		m, err := msg.Metadata()
 		if err != nil {
@@ -114,13 +163,10 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 			return &scanError{fmt.Errorf("bus: read %s: message %d came after %d", s.stream, m.Sequence.Consumer, consumerSeq)}
 		}
 		consumerSeq = m.Sequence.Consumer
-		if s.until > 0 && m.Sequence.Stream > s.until {
-			return nil
-		}
 		if err := c.scanned(s, msg, m, fn); err != nil {
 			return err
 		}
-		if m.NumPending == 0 || s.until > 0 && m.Sequence.Stream == s.until {
+		if m.NumPending == 0 && !s.follow {
 			return nil
 		}
 	}
@@ -132,11 +178,36 @@ func (c *Client) scanned(s *scan, msg jetstream.Msg, m *jetstream.MsgMetadata, f
 		return fmt.Errorf("bus: message %d of %s on %s: %w", m.Sequence.Stream, s.stream, msg.Subject(), err)
 	}
 	e.Seq, e.Recorded = m.Sequence.Stream, m.Timestamp
+	if s.trimmed {
+		s.trimmed = false
+		if s.lost != nil {
+			if err := s.lost(s.last, e); err != nil {
+				return err
+			}
+		}
+	}
 	if err := fn(e); err != nil {
 		return err
 	}
+	s.last = e
 	if !s.lastPerSubject {
 		s.from = e.Seq + 1
+	}
+	return nil
+}
+
+// checkStart notices that the stream no longer has what should come next, or
+// was made anew.
+func (c *Client) checkStart(ctx context.Context, s *scan) error {
+	head, err := c.Head(ctx, s.stream)
+	if err != nil {
+		return &scanError{err}
+	}
+	switch {
+	case head.First > s.from && s.from > 0:
+		s.trimmed = true
+	case head.Seq+1 < s.from:
+		s.trimmed, s.from = true, max(head.First, 1)
 	}
 	return nil
 }

@@ -1,0 +1,181 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// TapOptions say what to follow, and from when.
+type TapOptions struct {
+	// Filter is a subject filter, as schemas.Filter and schemas.SubjectPrefix make
+	// them; "" is everything.
+	Filter string
+	// SinceRev begins with the first change at or after a revision, Since with the
+	// first one that the stream took at or after a time. Neither begins with what
+	// happens from now on.
+	SinceRev int64
+	Since    time.Time
+	// Ready, if not nil, is called once nothing that happens from then on will be
+	// missed.
+	Ready func()
+}
+
+// Tap calls fn for every change, in order and each once, until ctx ends or fn
+// fails. Where changes are lost, because a resync had to step over them or
+// because the stream no longer keeps them, fn gets an event of type GAP. fn may
+// take its time: that holds up nobody else.
+func (c *Client) Tap(ctx context.Context, opts TapOptions, fn func(schemas.Event) error) error {
+	filter := opts.Filter
+	if filter == "" {
+		filter = schemas.AllObjects
+	}
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil {
+		return err
+	}
+	start := scan{stream: StreamArchive, from: head.Seq + 1, follow: true}
+	switch {
+	case opts.SinceRev > 0:
+		if start.from, err = c.sequenceOf(ctx, opts.SinceRev, head); err != nil {
+			return err
+		}
+	case !opts.Since.IsZero():
+		start.from, start.since = 0, opts.Since
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := make(chan schemas.Event)
+	failed := make(chan error, 2)
+	running := 0
+	follow := func(filter string) {
+		running++
+		s := start
+		s.filter = filter
+		go func() { failed <- c.tail(ctx, s, opts.SinceRev, events) }()
+	}
+	follow(filter)
+	if filter != schemas.AllObjects {
+		follow(schemas.ResyncSubject) // so that gaps are told whatever the filter
+	}
+	if opts.Ready != nil {
+		opts.Ready()
+	}
+	err = deliver(ctx, events, failed, &running, fn)
+	cancel()
+	for ; running > 0; running-- {
+		<-failed
+	}
+	return err
+}
+
+// deliver calls fn from one goroutine for what the tails find.
+func deliver(ctx context.Context, events <-chan schemas.Event, failed <-chan error, running *int, fn func(schemas.Event) error) error {
+	for {
+		select {
+		case e := <-events:
+			if err := fn(e); err != nil {
+				return err
+			}
+		case err := <-failed:
+			*running--
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tail sends the events of one filter.
+func (c *Client) tail(ctx context.Context, s scan, sinceRev int64, to chan<- schemas.Event) error {
+	send := func(e schemas.Event) error {
+		select {
+		case to <- e:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.lost = func(last, next schemas.Event) error {
+		return send(schemas.Event{
+			Rev: next.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: max(last.Rev, sinceRev-1), Epoch: next.Epoch,
+			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`),
+		})
+	}
+	return c.scan(ctx, s, func(e schemas.Event) error {
+		if e.Rev < sinceRev && e.Type != schemas.Gap {
+			return nil
+		}
+		return send(e)
+	})
+}
+
+// sequenceOf finds the first message of ARCHIVE at or after a revision. Clients
+// of the account EDGE may not look at single messages; they read from the start
+// and skip.
+func (c *Client) sequenceOf(ctx context.Context, rev int64, head Position) (uint64, error) {
+	if c.cfg.edge() || head.Empty {
+		return max(head.First, 1), nil
+	}
+	stream, err := c.js.Stream(ctx, StreamArchive)
+	if err != nil {
+		return 0, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
+	}
+	low, high := head.First, head.Seq+1
+	for low < high {
+		middle := low + (high-low)/2
+		msg, err := stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(schemas.AllObjects))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			high = middle
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("bus: message %d of %s: %w", middle, StreamArchive, explain(err))
+		}
+		e, err := parseStored(msg)
+		if err != nil {
+			return 0, err
+		}
+		if e.Rev >= rev {
+			high = middle
+		} else {
+			low = e.Seq + 1
+		}
+	}
+	return low, nil
+}
+
+// Log calls fn for every change of one object that ARCHIVE holds, oldest first,
+// with the gaps that lie between them. ErrNotFound if there is none.
+func (c *Client) Log(ctx context.Context, key schemas.Key, fn func(schemas.Event) error) error {
+	var gaps []schemas.Event
+	err := c.scan(ctx, scan{stream: StreamArchive, filter: schemas.ResyncSubject}, func(e schemas.Event) error {
+		gaps = append(gaps, e)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	found := false
+	err = c.scan(ctx, scan{stream: StreamArchive, filter: key.Subject()}, func(e schemas.Event) error {
+		for len(gaps) > 0 && gaps[0].Seq < e.Seq {
+			if found {
+				if err := fn(gaps[0]); err != nil {
+					return err
+				}
+			}
+			gaps = gaps[1:]
+		}
+		found = true
+		return fn(e)
+	})
+	if err == nil && !found {
+		return fmt.Errorf("bus: %s: %w", key, ErrNotFound)
+	}
+	return err
+}
