@@ -8,6 +8,7 @@
 //   - np_recvmsg4/6, np_getpeername4/6: and still sees the service
 //   - np_from_pod, np_to_pod: both directions of the host side of a pod's veth
 //   - np_from_tunnel, np_to_tunnel: both directions of the node's vxlan device
+//   - np_from_uplink, np_to_uplink: both directions of the node's other devices, for clients outside the cluster
 //
 // The Go types of keys and values come from the object's type information; nothing is mirrored by hand. Ports are in
 // network order, addresses are 16 bytes in network order with IPv4 as ::ffff:a.b.c.d.

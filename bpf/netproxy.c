@@ -6,5 +6,6 @@
 #include "sock.h"
 #include "pod.h"
 #include "tunnel.h"
+#include "uplink.h"
 
 char np_license[] SEC("license") = "Dual MIT/GPL";

@@ -61,7 +61,8 @@ const (
 	NetproxyDropNP_DROP_FRAGMENT     NetproxyDrop = 7
 	NetproxyDropNP_DROP_UNKNOWN_LINK NetproxyDrop = 8
 	NetproxyDropNP_DROP_NO_FLOW      NetproxyDrop = 9
-	NetproxyDropNP_DROP_MAX          NetproxyDrop = 10
+	NetproxyDropNP_DROP_NO_ROUTE     NetproxyDrop = 10
+	NetproxyDropNP_DROP_MAX          NetproxyDrop = 11
 )
 
 type NetproxyEp struct {
@@ -201,6 +202,7 @@ const (
 	NetproxyProgNpConnect6     = "np_connect6"
 	NetproxyProgNpFromPod      = "np_from_pod"
 	NetproxyProgNpFromTunnel   = "np_from_tunnel"
+	NetproxyProgNpFromUplink   = "np_from_uplink"
 	NetproxyProgNpGetpeername4 = "np_getpeername4"
 	NetproxyProgNpGetpeername6 = "np_getpeername6"
 	NetproxyProgNpRecvmsg4     = "np_recvmsg4"
@@ -209,6 +211,7 @@ const (
 	NetproxyProgNpSendmsg6     = "np_sendmsg6"
 	NetproxyProgNpToPod        = "np_to_pod"
 	NetproxyProgNpToTunnel     = "np_to_tunnel"
+	NetproxyProgNpToUplink     = "np_to_uplink"
 	NetproxyVarNpNatIp4        = "np_nat_ip4"
 	NetproxyVarNpNatIp6        = "np_nat_ip6"
 	NetproxyVarNpNodeportHi    = "np_nodeport_hi"
@@ -263,6 +266,7 @@ type NetproxyProgramSpecs struct {
 	NpConnect6     *ebpf.ProgramSpec `ebpf:"np_connect6"`
 	NpFromPod      *ebpf.ProgramSpec `ebpf:"np_from_pod"`
 	NpFromTunnel   *ebpf.ProgramSpec `ebpf:"np_from_tunnel"`
+	NpFromUplink   *ebpf.ProgramSpec `ebpf:"np_from_uplink"`
 	NpGetpeername4 *ebpf.ProgramSpec `ebpf:"np_getpeername4"`
 	NpGetpeername6 *ebpf.ProgramSpec `ebpf:"np_getpeername6"`
 	NpRecvmsg4     *ebpf.ProgramSpec `ebpf:"np_recvmsg4"`
@@ -271,6 +275,7 @@ type NetproxyProgramSpecs struct {
 	NpSendmsg6     *ebpf.ProgramSpec `ebpf:"np_sendmsg6"`
 	NpToPod        *ebpf.ProgramSpec `ebpf:"np_to_pod"`
 	NpToTunnel     *ebpf.ProgramSpec `ebpf:"np_to_tunnel"`
+	NpToUplink     *ebpf.ProgramSpec `ebpf:"np_to_uplink"`
 }
 
 // NetproxyMapSpecs contains maps before they are loaded into the kernel.
@@ -374,6 +379,7 @@ type NetproxyPrograms struct {
 	NpConnect6     *ebpf.Program `ebpf:"np_connect6"`
 	NpFromPod      *ebpf.Program `ebpf:"np_from_pod"`
 	NpFromTunnel   *ebpf.Program `ebpf:"np_from_tunnel"`
+	NpFromUplink   *ebpf.Program `ebpf:"np_from_uplink"`
 	NpGetpeername4 *ebpf.Program `ebpf:"np_getpeername4"`
 	NpGetpeername6 *ebpf.Program `ebpf:"np_getpeername6"`
 	NpRecvmsg4     *ebpf.Program `ebpf:"np_recvmsg4"`
@@ -382,6 +388,7 @@ type NetproxyPrograms struct {
 	NpSendmsg6     *ebpf.Program `ebpf:"np_sendmsg6"`
 	NpToPod        *ebpf.Program `ebpf:"np_to_pod"`
 	NpToTunnel     *ebpf.Program `ebpf:"np_to_tunnel"`
+	NpToUplink     *ebpf.Program `ebpf:"np_to_uplink"`
 }
 
 func (p *NetproxyPrograms) Close() error {
@@ -390,6 +397,7 @@ func (p *NetproxyPrograms) Close() error {
 		p.NpConnect6,
 		p.NpFromPod,
 		p.NpFromTunnel,
+		p.NpFromUplink,
 		p.NpGetpeername4,
 		p.NpGetpeername6,
 		p.NpRecvmsg4,
@@ -398,6 +406,7 @@ func (p *NetproxyPrograms) Close() error {
 		p.NpSendmsg6,
 		p.NpToPod,
 		p.NpToTunnel,
+		p.NpToUplink,
 	)
 }
 

@@ -265,6 +265,7 @@ static __always_inline bool np_translate(struct __sk_buff *skb, struct packet *p
 	}
 	p->dst = to.dst;
 	p->t = to;
+	p->reverse = (e->flags & NP_NAT_REVERSE) != 0;
 	return done;
 }
 

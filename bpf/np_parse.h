@@ -49,6 +49,7 @@ struct packet {
 	__u8 has_ports; /* tuple is complete: may be translated */
 	__u8 fragment;  /* any fragment, also the first */
 	__u8 tcp_flags;
+	__u8 reverse; /* was translated as an answer: its source is a service's address now */
 	struct addr src, dst; /* of the outer header */
 	struct tuple t;
 };

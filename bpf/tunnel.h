@@ -19,7 +19,9 @@ int np_from_tunnel(struct __sk_buff *skb)
 	if (np_service_known(skb, &p) == NP_DROPPED)
 		return TC_ACT_SHOT;
 	ep = bpf_map_lookup_elem(&np_eps, &p.dst);
-	return ep ? np_to_local(skb, ep) : TC_ACT_OK;
+	if (ep)
+		return np_to_local(skb, ep);
+	return p.reverse ? np_to_client(skb, &p) : TC_ACT_OK;
 }
 
 SEC("tc")

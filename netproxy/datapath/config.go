@@ -36,6 +36,10 @@ type Config struct {
 	// NodePortFirst and NodePortLast bound the node ports; 0 and 0 is none.
 	NodePortFirst, NodePortLast uint16
 
+	// Uplinks are the devices at which services are served to clients outside. Nil is every device that has an
+	// address of global scope when the datapath is opened; empty is none.
+	Uplinks []string
+
 	VNI       uint32
 	VXLANPort uint16
 	MTU       int // of pods; 0 derives it from the uplink

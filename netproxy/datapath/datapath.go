@@ -25,7 +25,8 @@ type Datapath struct {
 	mapsDir string
 	handle  *netlink.Handle // in the node's network namespace
 	tunnel  int             // interface index
-	mtu     int             // of pods
+	uplinks []uplink
+	mtu     int // of pods
 
 	services struct { // the service tables, one batch at a time
 		sync.Mutex
@@ -96,7 +97,7 @@ func (d *Datapath) Activate() error {
 	if err != nil {
 		return err
 	}
-	hooks = append(hooks, d.tunnelHooks()...)
+	hooks = append(hooks, d.deviceHooks()...)
 	err = InNetNS(d.cfg.NetNS, func() error {
 		for _, h := range hooks {
 			if err := h.install(links); err != nil {
@@ -106,6 +107,9 @@ func (d *Datapath) Activate() error {
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := dropOldLinks(links, hooks); err != nil {
 		return err
 	}
 	return d.dropOldMaps()
@@ -221,6 +225,7 @@ var dropNames = map[bpf.NetproxyDrop]string{
 	bpf.NetproxyDropNP_DROP_FRAGMENT:     "fragment",
 	bpf.NetproxyDropNP_DROP_UNKNOWN_LINK: "unknown_link",
 	bpf.NetproxyDropNP_DROP_NO_FLOW:      "no_free_flow",
+	bpf.NetproxyDropNP_DROP_NO_ROUTE:     "no_route",
 }
 
 // MTU is that of pods.

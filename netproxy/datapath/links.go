@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -94,6 +95,23 @@ func deviceHook(name string, prog *ebpf.Program, ifindex int, at ebpf.AttachType
 		// The index of a link whose device is gone reads 0.
 		same: func(i *link.Info) bool { return i.TCX() != nil && i.TCX().Ifindex == uint32(ifindex) },
 	}
+}
+
+// dropOldLinks detaches what is pinned and no hook any more.
+func dropOldLinks(dir string, hooks []hook) error {
+	pins, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, pin := range pins {
+		if slices.ContainsFunc(hooks, func(h hook) bool { return h.name == pin.Name() }) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, pin.Name())); err != nil {
+			return fmt.Errorf("detach old link: %w", err)
+		}
+	}
+	return nil
 }
 
 // removePins detaches every link pinned under dir and removes all pins.

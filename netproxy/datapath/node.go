@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -37,11 +38,11 @@ func alias(node, what string) string { return "rutter/" + node + " " + what }
 // prepareNode makes the tunnel device with the node's addresses, the routes that do not depend on other nodes, sysctls
 // and the masquerade table.
 func (d *Datapath) prepareNode() error {
-	mtu, err := d.podMTU()
-	if err != nil {
+	var err error
+	if d.uplinks, err = d.findUplinks(); err != nil {
 		return err
 	}
-	d.mtu = mtu
+	d.mtu = d.podMTU()
 	tunnel, err := d.ensureTunnel()
 	if err != nil {
 		return err
@@ -72,36 +73,60 @@ func (d *Datapath) prepareNode() error {
 	return d.masquerade()
 }
 
-// podMTU leaves room for the tunnel in the smallest packet that an uplink takes.
-func (d *Datapath) podMTU() (int, error) {
-	if d.cfg.MTU != 0 {
-		return d.cfg.MTU, nil
-	}
+// uplink is a device to the world outside.
+type uplink struct {
+	netlink.Link
+	v4 bool // has an IPv4 address
+}
+
+// findUplinks lists the devices configured as uplinks or, by default, all that are up with an address of global scope.
+func (d *Datapath) findUplinks() ([]uplink, error) {
 	links, err := dump(d.handle.LinkList)
 	if err != nil {
-		return 0, fmt.Errorf("list devices: %w", err)
+		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	mtu, v4, found := usualMTU, false, false
+	var out []uplink
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Alias, "rutter/") {
 			continue
 		}
+		if d.cfg.Uplinks != nil && !slices.Contains(d.cfg.Uplinks, a.Name) {
+			continue
+		}
 		addrs, err := dump(func() ([]netlink.Addr, error) { return d.handle.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil {
-			return 0, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+			return nil, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
+		global, v4 := false, false
 		for _, addr := range addrs {
-			if addr.Scope == unix.RT_SCOPE_UNIVERSE {
-				mtu, found = min(mtu, a.MTU), true
-				v4 = v4 || addr.IP.To4() != nil
-			}
+			global = global || addr.Scope == unix.RT_SCOPE_UNIVERSE
+			v4 = v4 || addr.Scope == unix.RT_SCOPE_UNIVERSE && addr.IP.To4() != nil
+		}
+		if global || d.cfg.Uplinks != nil {
+			out = append(out, uplink{l, v4})
 		}
 	}
-	if found && !v4 {
-		return mtu - overhead6, nil
+	if d.cfg.Uplinks != nil && len(out) != len(d.cfg.Uplinks) {
+		return nil, fmt.Errorf("uplinks %v: not all of them are there and up", d.cfg.Uplinks)
 	}
-	return mtu - overhead4, nil
+	return out, nil
+}
+
+// podMTU leaves room for the tunnel in the smallest packet that an uplink takes.
+func (d *Datapath) podMTU() int {
+	if d.cfg.MTU != 0 {
+		return d.cfg.MTU
+	}
+	mtu, v4 := usualMTU, len(d.uplinks) == 0
+	for _, u := range d.uplinks {
+		mtu = min(mtu, u.Attrs().MTU)
+		v4 = v4 || u.v4
+	}
+	if !v4 {
+		return mtu - overhead6
+	}
+	return mtu - overhead4
 }
 
 func (d *Datapath) ensureTunnel() (netlink.Link, error) {
@@ -190,11 +215,18 @@ func (d *Datapath) unreachable(p netip.Prefix, metric int) error {
 	return nil
 }
 
-func (d *Datapath) tunnelHooks() []hook {
-	return []hook{
+func (d *Datapath) deviceHooks() []hook {
+	out := []hook{
 		deviceHook("from_tunnel", d.objs.NpFromTunnel, d.tunnel, ebpf.AttachTCXIngress),
 		deviceHook("to_tunnel", d.objs.NpToTunnel, d.tunnel, ebpf.AttachTCXEgress),
 	}
+	for _, u := range d.uplinks {
+		index := u.Attrs().Index // names may have dots, which pins must not
+		out = append(out,
+			deviceHook(fmt.Sprintf("from_uplink-%d", index), d.objs.NpFromUplink, index, ebpf.AttachTCXIngress),
+			deviceHook(fmt.Sprintf("to_uplink-%d", index), d.objs.NpToUplink, index, ebpf.AttachTCXEgress))
+	}
+	return out
 }
 
 // SetPeers makes the routes to other nodes what they should be. Nodes without an address outside the pod ranges cannot

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/rpc"
 	"os"
@@ -136,6 +137,39 @@ func Namespace(t testing.TB) string {
 	path := filepath.Join(t.TempDir(), "outside")
 	makeNS(t, path)
 	return path
+}
+
+// Forward makes a namespace route packets.
+func Forward(t testing.TB, path string) {
+	t.Helper()
+	require.NoError(t, datapath.InNetNS(path, func() error {
+		for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// Default sets default routes.
+func Default(t testing.TB, path string, gateways ...string) {
+	t.Helper()
+	for _, gw := range gateways {
+		all := "0.0.0.0/0"
+		if netip.MustParseAddr(gw).Is6() {
+			all = "::/0"
+		}
+		RouteVia(t, path, all, gw)
+	}
+}
+
+// RouteVia sets a route by a gateway.
+func RouteVia(t testing.TB, path, to, gateway string) {
+	t.Helper()
+	_, dst, err := net.ParseCIDR(to)
+	require.NoError(t, err)
+	require.NoError(t, Handle(t, path).RouteReplace(&netlink.Route{Dst: dst, Gw: net.ParseIP(gateway)}))
 }
 
 // Process is an agent in a network namespace and a cgroup.
