@@ -255,7 +255,7 @@ type natsLog struct{ log zerolog.Logger }
 func (l natsLog) Noticef(format string, v ...any) { l.write(l.log.Debug(), format, v) }
 func (l natsLog) Warnf(format string, v ...any)   { l.write(l.log.Warn(), format, v) }
 func (l natsLog) Fatalf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
-func (l natsLog) Errorf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
+func (l natsLog) Errorf(format string, v ...any)  { l.write(l.log.Warn(), format, v) }
 func (l natsLog) Debugf(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
 func (l natsLog) Tracef(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
 
