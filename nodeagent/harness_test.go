@@ -208,6 +208,7 @@ type node struct {
 	api  *testapi.Server
 	stop func() error // ends the agent that runs in this process
 	addr string
+	pid  int // of the agent that runs in a process of its own
 }
 
 // needRoot skips tests that a plain user can not run, and says why.
@@ -322,6 +323,7 @@ func (n *node) spawn() (kill func()) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(n.t, err)
 	require.NoError(n.t, cmd.Start())
+	n.pid = cmd.Process.Pid
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(n.t, err)
 	_, n.addr, _ = strings.Cut(strings.TrimSpace(line), " ")

@@ -161,10 +161,7 @@ func (e *Engine) Reap(ctx context.Context, id string) error {
 // Remove removes a container with its processes and its file system. One that
 // does not exist is no error.
 func (e *Engine) Remove(ctx context.Context, id string) error {
-	if err := e.Reap(ctx, id); err != nil {
-		if !errdefs.IsFailedPrecondition(err) {
-			return err
-		}
+	if err := e.Reap(ctx, id); err != nil { // it runs: older daemons say so without a code
 		if err := e.killAndReap(ctx, id); err != nil {
 			return err
 		}

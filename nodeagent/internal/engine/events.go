@@ -25,21 +25,31 @@ type Sink interface {
 // markTopic is the subject on which Run tells itself that events flow.
 const markTopic = "/rutter/mark"
 
-const resubscribeDelay = 200 * time.Millisecond
+// Waits between tries to connect again.
+const (
+	firstWait = 100 * time.Millisecond
+	maxWait   = 5 * time.Second
+)
 
 // Run delivers events to the sink until ctx ends. It connects again whenever
 // containerd was away.
 func (e *Engine) Run(ctx context.Context, sink Sink, log zerolog.Logger) error {
+	wait := firstWait
 	for n := 0; ctx.Err() == nil; n++ {
+		began := time.Now()
 		err := e.stream(ctx, sink, "mark-"+strconv.Itoa(n)+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 		if ctx.Err() != nil {
 			return nil
 		}
 		log.Warn().Err(err).Msg("containerd's events broke off, connecting again")
+		if time.Since(began) > maxWait {
+			wait = firstWait
+		}
 		select {
-		case <-time.After(resubscribeDelay):
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
+		wait = min(2*wait, maxWait)
 	}
 	return nil
 }
@@ -50,7 +60,7 @@ func (e *Engine) stream(ctx context.Context, sink Sink, mark string) error {
 	ctx, cancel := context.WithCancel(e.Context(ctx))
 	defer cancel()
 	ns := "namespace==" + e.cfg.Namespace
-	ch, errs := e.client.EventService().Subscribe(ctx, ns+",topic==/tasks/exit", ns+",topic==/tasks/oom", ns+",topic=="+markTopic)
+	ch, errs := e.client.EventService().Subscribe(ctx, ns+`,topic=="/tasks/exit"`, ns+`,topic=="/tasks/oom"`, ns+`,topic=="`+markTopic+`"`)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

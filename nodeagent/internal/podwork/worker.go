@@ -259,11 +259,9 @@ func (w *Worker) wanted(ctx context.Context) {
 			grace = time.Duration(*g) * time.Second
 		}
 		// The wish may be old: an agent that was away does not start the grace anew.
-		if left := time.Until(w.pod.DeletionTimestamp.Time); left < grace {
-			grace = max(left, 0)
-			if g := w.pod.DeletionGracePeriodSeconds; g != nil && *g > 0 {
-				grace = max(grace, time.Second)
-			}
+		// The API tells whole seconds only, so one is added.
+		if left := time.Until(w.pod.DeletionTimestamp.Time) + time.Second; left < grace {
+			grace = min(grace, max(left, time.Second))
 		}
 		w.step(ctx, podstate.DeleteAsked{Grace: grace})
 	}
