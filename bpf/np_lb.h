@@ -80,23 +80,34 @@ static __always_inline struct backend *np_affine(const struct svc *svc, const st
 	return b;
 }
 
-/* The loop tries again when it read an extent just replaced: its backends may have died since. */
-static __always_inline struct backend *np_pick_random(__u32 base, __u32 n, __u32 *index)
+/* A backend's index, or -1. The loop tries again when it read an extent just replaced: its backends may have died
+ * since. Not static: so the verifier looks at it once, not once per way that leads here. */
+__noinline int np_pick_index(__u32 base, __u32 n)
 {
+	if (!n)
+		return -1;
 	for (int i = 0; i < 4; i++) {
 		__u32 slot = base + bpf_get_prandom_u32() % n;
 		__u32 *at = bpf_map_lookup_elem(&np_slots, &slot);
 		struct backend *b;
 
 		if (!at || !*at)
-			return NULL;
+			return -1;
 		b = np_backend_at(*at - 1);
-		if (b && !(b->flags & NP_BACKEND_DEAD)) {
-			*index = *at - 1;
-			return b;
-		}
+		if (b && !(b->flags & NP_BACKEND_DEAD))
+			return *at - 1;
 	}
-	return NULL;
+	return -1;
+}
+
+static __always_inline struct backend *np_pick_random(__u32 base, __u32 n, __u32 *index)
+{
+	int got = np_pick_index(base, n);
+
+	if (got < 0)
+		return NULL;
+	*index = got;
+	return np_backend_at(*index);
 }
 
 /* NULL when the service has nothing to offer. */

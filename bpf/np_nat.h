@@ -109,25 +109,28 @@ static __always_inline bool np_nat_over(const struct nat *e, __u8 proto)
 	return e->flags & NP_NAT_CLOSING || idle > (proto == NP_TCP ? NP_NAT_TCP_IDLE : NP_NAT_UDP_IDLE);
 }
 
-/* Takes the reverse half with a free port into rev_key; that of a flow that is over may be taken. */
-static __noinline bool np_nat_take(struct tuple *rev_key, const struct nat *rev)
+/* Takes the reverse half with a free port into rev_key; that of a flow that is over may be taken. Returns 0 if there
+ * is none. Not static, for the verifier's sake. */
+__noinline int np_nat_take(struct tuple *rev_key, struct nat *rev)
 {
 	__u32 start = bpf_get_prandom_u32();
 
+	if (!rev_key || !rev)
+		return 0;
 	for (int i = 0; i < NP_NAT_TRIES; i++) {
 		struct nat *old;
 
 		rev_key->dport = bpf_htons(NP_NAT_PORT_FIRST + (start + i) % NP_NAT_PORTS);
 		if (!bpf_map_update_elem(&np_nat, rev_key, rev, BPF_NOEXIST))
-			return true;
+			return 1;
 		old = bpf_map_lookup_elem(&np_nat, rev_key);
 		if (old && np_nat_over(old, rev_key->proto)) {
 			np_nat_forget(rev_key, old);
 			if (!bpf_map_update_elem(&np_nat, rev_key, rev, BPF_NOEXIST))
-				return true;
+				return 1;
 		}
 	}
-	return false;
+	return 0;
 }
 
 /* Makes both entries of a new flow of p to backend index, its source address becoming src. */
