@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,13 +61,50 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 		}
 		made.Partial = made.Partial || partial
 	}
-	_, err = c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	info, err := c.existing(ctx, StreamRelay)
+	if err != nil {
+		return Streams{}, err
+	}
+	return made, c.makeStream(ctx, info, jetstream.StreamConfig{
 		Name: StreamRelay, Subjects: []string{checkpointSubject}, MaxMsgsPerSubject: 1, Replicas: cfg.Replicas,
 	})
-	if err != nil {
-		return Streams{}, fmt.Errorf("bus: stream %s: %w", StreamRelay, explain(err))
+}
+
+// existing is a stream as it is, nil if there is none.
+func (c *Client) existing(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	info, err := c.streamInfo(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
 	}
-	return made, nil
+	return info, err
+}
+
+// makeStream makes a stream, or changes the one there is if it has to. An update
+// that changes nothing would still be written to disk, by every relay that starts.
+func (c *Client) makeStream(ctx context.Context, have *jetstream.StreamInfo, want jetstream.StreamConfig) error {
+	var err error
+	switch {
+	case have == nil:
+		_, err = c.js.CreateStream(ctx, want)
+	case differs(have.Config, want):
+		_, err = c.js.UpdateStream(ctx, want)
+	}
+	if err != nil {
+		return fmt.Errorf("bus: stream %s: %w", want.Name, explain(err))
+	}
+	return nil
+}
+
+// differs compares what we set in the configuration of a stream. Limits of 0 and
+// -1 both mean none.
+func differs(have, want jetstream.StreamConfig) bool {
+	limit := func(n int64) int64 { return max(n, 0) }
+	return have.Replicas != want.Replicas || have.Description != want.Description || have.Compression != want.Compression ||
+		have.MaxAge != want.MaxAge || limit(have.MaxBytes) != limit(want.MaxBytes) ||
+		limit(have.MaxMsgsPerSubject) != limit(want.MaxMsgsPerSubject) ||
+		have.AllowDirect != want.AllowDirect || have.AllowMsgTTL != want.AllowMsgTTL ||
+		have.Metadata[epochKey] != want.Metadata[epochKey] || have.Metadata[partialKey] != want.Metadata[partialKey] ||
+		!slices.Equal(have.Subjects, want.Subjects) || !reflect.DeepEqual(have.RePublish, want.RePublish)
 }
 
 // StateComplete notes that STATE has all objects.
@@ -98,11 +137,7 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (st
 		}
 		return c.createHistory(ctx, cluster, rev)
 	}
-	want := historyConfig(c.cfg.Streams, epoch, info.Config.FirstSeq)
-	if _, err := c.js.UpdateStream(ctx, want); err != nil {
-		return "", fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
-	}
-	return epoch, nil
+	return epoch, c.makeStream(ctx, info, historyConfig(c.cfg.Streams, epoch, info.Config.FirstSeq))
 }
 
 func (c *Client) createHistory(ctx context.Context, cluster uint64, rev int64) (string, error) {
@@ -133,37 +168,33 @@ func (c *Client) createHistory(ctx context.Context, cluster uint64, rev int64) (
 // makeMirror makes or adapts one mirror. It reports whether the mirror is STATE
 // and lacks objects.
 func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epoch string) (partial bool, err error) {
+	have, err := c.existing(ctx, cfg.Name)
+	if err != nil {
+		return false, err
+	}
 	cfg.Metadata = map[string]string{epochKey: epoch}
 	if cfg.Name == StreamState {
-		if partial, err = c.statePartial(ctx); err != nil {
+		if partial, err = c.statePartial(ctx, have); err != nil {
 			return false, err
 		}
 	}
 	if partial {
 		cfg.Metadata[partialKey] = "true"
 	}
-	if _, err = c.js.CreateOrUpdateStream(ctx, cfg); err != nil {
-		return false, fmt.Errorf("bus: stream %s: %w", cfg.Name, explain(err))
-	}
-	return partial, nil
+	return partial, c.makeStream(ctx, have, cfg)
 }
 
 // statePartial reports whether STATE is known to lack objects, or would if it
 // were made now: a mirror gets only what HISTORY still holds.
-func (c *Client) statePartial(ctx context.Context) (bool, error) {
-	info, err := c.streamInfo(ctx, StreamState)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		history, err := c.streamInfo(ctx, StreamHistory)
-		if err != nil {
-			return false, err
-		}
-		return history.State.FirstSeq > history.Config.FirstSeq, nil
-	case err != nil:
-		return false, err
-	default:
-		return info.Config.Metadata[partialKey] != "", nil
+func (c *Client) statePartial(ctx context.Context, have *jetstream.StreamInfo) (bool, error) {
+	if have != nil {
+		return have.Config.Metadata[partialKey] != "", nil
 	}
+	history, err := c.streamInfo(ctx, StreamHistory)
+	if err != nil {
+		return false, err
+	}
+	return history.State.FirstSeq > history.Config.FirstSeq, nil
 }
 
 // DropStreams deletes all streams. What they held can be made again from etcd,
