@@ -153,7 +153,7 @@ func TestSecurityContext(t *testing.T) {
 	strong.Spec.HostNetwork, strong.Spec.HostPID, strong.Spec.HostIPC = true, true, true
 	strong.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes}
 	n.create(strong)
-	n.await(strong, "ended", func(p *corev1.Pod) bool { return phase(corev1.PodSucceeded)(p) || phase(corev1.PodFailed)(p) })
+	n.await(strong, "succeeded", phase(corev1.PodSucceeded))
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	require.Contains(t, n.logs(strong, ""), "Seccomp:\t0\n")

@@ -241,10 +241,6 @@ func mountOpts(in Input) (oci.SpecOpts, error) {
 				return filepath.Clean(have.Destination) == filepath.Clean(m.Destination)
 			})
 		}
-		if in.Namespaces.IPC == "" && in.Pod.Spec.HostIPC {
-			s.Mounts = slices.DeleteFunc(s.Mounts, func(have specs.Mount) bool { return have.Destination == "/dev/mqueue" })
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "rprivate"}})
-		}
 		s.Mounts = append(s.Mounts, extra...)
 		s.Linux.RootfsPropagation = propagation(in.Mounts)
 		return nil
