@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// clusterScoped are resources without a namespace among those with short names.
+var clusterScoped = map[string]bool{"nodes": true, "namespaces": true}
+
+func newLog(cfg *standalone.Config) *cobra.Command {
+	var namespace, output string
+	c := &cobra.Command{
+		Use:   "log RESOURCE[.GROUP]/NAME",
+		Short: "List the changes of one object",
+		Long: `Log lists every change of one object that the event stream holds, oldest first: at
+which revision, by whom, and because of which revision. Objects that were deleted are
+found as well.`,
+		Example: "  rutter log deploy/web -n shop\n  rutter log node/worker-1\n  rutter log deploy/web -o json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := logKey(args[0], namespace)
+			if err != nil {
+				return err
+			}
+			write, err := eventWriter(cmd.OutOrStdout(), output)
+			if err != nil {
+				return err
+			}
+			client, err := standalone.Operator(cmd.Context(), *cfg, zerolog.Nop())
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			found := 0
+			if err := client.Log(cmd.Context(), key, func(e schemas.Event) error { found++; return write(e) }); err != nil {
+				return err
+			}
+			if found == 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s in the stream.\n", objectName(key))
+				return errFound
+			}
+			return nil
+		},
+	}
+	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the object's namespace")
+	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return c
+}
+
+func logKey(arg, namespace string) (schemas.Key, error) {
+	resource, name, ok := strings.Cut(arg, "/")
+	if !ok || name == "" {
+		return schemas.Key{}, fmt.Errorf("%q names no object; give RESOURCE/NAME, such as deploy/web", arg)
+	}
+	r, err := parseResource(resource)
+	if err != nil {
+		return schemas.Key{}, err
+	}
+	if clusterScoped[r.resource] {
+		namespace = ""
+	}
+	return schemas.Key{Group: r.group, Resource: r.resource, Namespace: namespace, Name: name}, nil
+}

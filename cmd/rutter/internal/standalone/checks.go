@@ -1,0 +1,132 @@
+package standalone
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// minKernel is the oldest Linux whose BPF has what the datapath uses.
+var minKernel = [2]int{5, 18}
+
+// CheckMachine tells what this machine lacks to run the cluster, the first thing only:
+// one clear line.
+func (c Config) CheckMachine() error {
+	if err := c.checkPorts(); err != nil {
+		return err
+	}
+	if c.NoNode {
+		return nil
+	}
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("not root (uid %d): the node agent makes network namespaces, cgroups and BPF programs; run it with sudo, or with --no-node", uid)
+	}
+	if err := checkKernel(); err != nil {
+		return err
+	}
+	for _, program := range []struct{ name, pkg string }{{"containerd", "containerd"}, {"runc", "runc"}} {
+		if _, err := exec.LookPath(program.name); err != nil {
+			return fmt.Errorf("%s is not installed; install the package %s (apt-get install %s)", program.name, program.pkg, program.pkg)
+		}
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux); use a kernel built with CONFIG_DEBUG_INFO_BTF")
+	}
+	return nil
+}
+
+func checkKernel() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("kernel version: %w", err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	parts := strings.SplitN(release, ".", 3)
+	if len(parts) < 2 {
+		return fmt.Errorf("kernel version %q is not understood", release)
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(strings.TrimRight(parts[1], "-+abcdefghijklmnopqrstuvwxyz"))
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("kernel version %q is not understood: %w", release, err)
+	}
+	if major < minKernel[0] || (major == minKernel[0] && minor < minKernel[1]) {
+		return fmt.Errorf("kernel %s is too old: the datapath needs Linux %d.%d or newer", release, minKernel[0], minKernel[1])
+	}
+	return nil
+}
+
+// checkPorts tells who else listens before anything is started. Each server listens
+// again by itself; a port taken in between fails there.
+func (c Config) checkPorts() error {
+	ports := []struct {
+		flag string
+		port uint16
+	}{{"--api-port", c.APIPort}, {"--bus-port", c.BusPort}}
+	if !c.NoNode {
+		ports = append(ports, struct {
+			flag string
+			port uint16
+		}{"--node-port", c.NodePort})
+	}
+	for _, p := range ports {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", p.port))
+		if err != nil {
+			return fmt.Errorf("port %d can't be used (%w); end what listens there or choose another with %s", p.port, err, p.flag)
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lock keeps a second process off the data directory. It ends with the process.
+func (c Config) lock() (*os.File, error) {
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	f, err := os.OpenFile(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another rutter runs on %s; stop it first, or give another --data-dir", c.DataDir)
+	}
+	return f, nil
+}
+
+// notePID writes who holds the lock into it.
+func notePID(lock *os.File) error {
+	if err := lock.Truncate(0); err != nil {
+		return err
+	}
+	_, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	return err
+}
+
+// readPID tells which process runs the cluster, 0 if none does.
+func (c Config) readPID() (int, error) {
+	lock, err := c.lock()
+	if err == nil {
+		return 0, lock.Close()
+	}
+	text, err := os.ReadFile(c.lockFile())
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("%s names no process: %w", c.lockFile(), err)
+	}
+	return pid, nil
+}
+
+func interrupt(pid int) error { return unix.Kill(pid, unix.SIGTERM) }

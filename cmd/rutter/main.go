@@ -1,0 +1,61 @@
+// Command rutter runs a Rutter cluster and reads its history.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
+)
+
+// Exit codes: 0 as asked, 1 the answer is no (verify found something), 2 it could not
+// be done.
+const (
+	exitFound  = 1
+	exitFailed = 2
+)
+
+// errFound makes the process exit with exitFound.
+var errFound = errors.New("found")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	switch {
+	case err == nil:
+	case errors.Is(err, errFound):
+		os.Exit(exitFound)
+	default:
+		fmt.Fprintln(os.Stderr, "rutter:", err)
+		os.Exit(exitFailed)
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "rutter",
+		Short:         "An event-sourced Kubernetes",
+		Long:          "Rutter is a Kubernetes cluster whose every change is an event that can be tapped live,\nreplayed, and looked up later: what changed, when, by whom, and because of what.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cfg := standalone.DefaultConfig()
+	root.PersistentFlags().StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "where the cluster keeps its state")
+	root.PersistentFlags().StringVar(&cfg.RunDir, "run-dir", cfg.RunDir, "where the cluster keeps sockets and namespaces")
+	root.AddCommand(newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newLog(&cfg), newVerify(&cfg), newVersion())
+	return root
+}
+
+// portFlags are the ports of up and of the commands that talk to it.
+func portFlags(c *cobra.Command, cfg *standalone.Config) {
+	c.Flags().Uint16Var(&cfg.APIPort, "api-port", cfg.APIPort, "TCP port of the API server")
+	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
+	c.Flags().Uint16Var(&cfg.NodePort, "node-port", cfg.NodePort, "TCP port of the node agent")
+}
