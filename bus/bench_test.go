@@ -19,13 +19,15 @@ import (
 )
 
 // benchObject has the size of a small deployment.
-var benchObject = []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","namespace":"default","annotations":{"x":"` +
-	strings.Repeat("y", 1800) + `"}}}`)
+func benchObject(name string) []byte {
+	return []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"` + name + `","namespace":"default","annotations":{"x":"` +
+		strings.Repeat("y", 1800) + `"}}}`)
+}
 
 func (b *testBus) benchEvent(key schemas.Key) schemas.Event {
 	b.rev++
 	return schemas.Event{
-		Rev: b.rev, Cnt: 1, Type: schemas.Modified, Key: key, PrevRev: b.rev - 1, Epoch: b.epoch, Object: benchObject,
+		Rev: b.rev, Cnt: 1, Type: schemas.Modified, Key: key, PrevRev: b.rev - 1, Epoch: b.epoch, Object: benchObject(key.Name),
 		Header: schemas.Header{V: 1, Time: time.Now(), Verb: "update", User: "system:serviceaccount:kube-system:deployment-controller", Request: "8f1c"},
 	}
 }

@@ -76,7 +76,12 @@ func (r *recorder) seen() []string {
 // run starts a feed with one recording sink and stops it with the test.
 func run(t *testing.T, etcd *feedtest.Etcd, cfg Config) (*Feed, *recorder) {
 	t.Helper()
-	f := NewWithConfig(etcd.Client, cfg, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	return runWith(t, etcd.Client, cfg)
+}
+
+func runWith(t *testing.T, cli *clientv3.Client, cfg Config) (*Feed, *recorder) {
+	t.Helper()
+	f := NewWithConfig(cli, cfg, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
 	r := &recorder{}
 	f.Subscribe(r)
 	start(t, f)
@@ -143,11 +148,21 @@ func TestDeleteByExpiredLeaseHasAHeader(t *testing.T) {
 
 func TestWaitForReachesRevisionsOutsideThePrefix(t *testing.T) {
 	etcd := feedtest.Start(t)
-	f, _ := run(t, etcd, DefaultConfig())
-	for range 20 {
-		resp, err := etcd.Client.Put(t.Context(), "/elsewhere", "x")
-		require.NoError(t, err)
-		require.NoError(t, f.WaitFor(t.Context(), resp.Header.Revision))
+	for name, cli := range map[string]*clientv3.Client{"network": etcd.Client, "in process": etcd.InProcess(t)} {
+		t.Run(name, func(t *testing.T) {
+			f, r := runWith(t, cli, DefaultConfig())
+			for range 20 {
+				resp, err := cli.Put(t.Context(), "/elsewhere", "x")
+				require.NoError(t, err)
+				require.NoError(t, f.WaitFor(t.Context(), resp.Header.Revision))
+			}
+			require.NoError(t, f.WaitFor(t.Context(), etcd.Put(t.Context(), t, feedtest.PodKey("a"), "{}")))
+			require.Len(t, r.seen(), 1)
+			require.NoError(t, ReadChanges(t.Context(), cli, 1, f.Revision(), func(Batch) error { return nil }))
+			oldest, err := OldestRevision(t.Context(), cli)
+			require.NoError(t, err)
+			require.EqualValues(t, 1, oldest)
+		})
 	}
 }
 

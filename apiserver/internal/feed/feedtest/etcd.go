@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -64,6 +65,15 @@ func (e *Etcd) start(t testing.TB) {
 		t.Fatal("etcd did not start")
 	}
 	e.server = server
+}
+
+// InProcess is a client that calls the server without a network, as the API
+// server with an embedded etcd does.
+func (e *Etcd) InProcess(t testing.TB) *clientv3.Client {
+	t.Helper()
+	client := v3client.New(e.server.Server)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }
 
 // Restart stops etcd and starts it again on the same address and data.
