@@ -316,22 +316,39 @@ func (f *Feed) askProgress(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		wait := f.cfg.ProgressGrace
+		ask := time.Now().Add(f.cfg.ProgressGrace)
 		for f.waiting() {
-			if !pause(ctx, wait) {
+			timer := time.NewTimer(time.Until(ask))
+			select {
+			case <-timer.C:
+				f.requestProgress(ctx)
+				ask = time.Now().Add(f.cfg.ProgressRetry)
+			case <-f.asked: // somebody new: asking again need not wait for the old answer
+				ask = earlier(ask, time.Now().Add(f.cfg.ProgressGrace))
+			case <-ctx.Done():
+			}
+			timer.Stop()
+			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if !f.waiting() {
-				break
-			}
-			if f.Revision() > 0 {
-				if err := f.cli.RequestProgress(streamContext(ctx, "feed")); err != nil && ctx.Err() == nil {
-					f.log.Debug().Err(err).Msg("request for progress failed")
-				}
-			}
-			wait = f.cfg.ProgressRetry
 		}
 	}
+}
+
+func (f *Feed) requestProgress(ctx context.Context) {
+	if f.Revision() == 0 || !f.waiting() {
+		return
+	}
+	if err := f.cli.RequestProgress(streamContext(ctx, "feed")); err != nil && ctx.Err() == nil {
+		f.log.Debug().Err(err).Msg("request for progress failed")
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func (f *Feed) waiting() bool {
