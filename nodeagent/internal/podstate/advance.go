@@ -72,9 +72,8 @@ func (t *turn) begin(i int) {
 	c := &t.p.Containers[i]
 	switch c.State {
 	case Waiting:
-		backoff := c.Backoff
 		t.move(c, Pulling)
-		c.Backoff, c.Image = backoff, t.spec.Containers[i].Image
+		c.Image = t.spec.Containers[i].Image
 		t.do(Pull{C: i})
 	case Queued:
 		if t.p.State != Active {

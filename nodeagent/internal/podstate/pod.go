@@ -87,7 +87,8 @@ type Container struct {
 	StartedAt time.Time     `json:"startedAt"`
 	Exit      *Exit         `json:"exit,omitempty"` // how the newest attempt ended
 	Last      *Exit         `json:"last,omitempty"` // how the attempt before it ended
-	Backoff   time.Duration `json:"backoff"`        // wait before the next restart, or the next try to pull or create
+	Backoff   time.Duration `json:"backoff"`        // wait before the next restart
+	Patience  time.Duration `json:"patience"`       // wait before the next try to pull or create
 	RetryAt   time.Time     `json:"retryAt"`
 	KillAt    time.Time     `json:"killAt"`
 

@@ -159,9 +159,7 @@ func (t *turn) pulled(ev Pulled) {
 	switch c.State {
 	case Pulling:
 		c.ImageID = ev.ImageID
-		backoff := c.Backoff
 		t.move(c, Queued)
-		c.Backoff = backoff
 	default: // the pod was ended meanwhile
 	}
 }
@@ -172,8 +170,8 @@ func (t *turn) pullFailed(ev PullFailed) {
 	case Pulling:
 		t.move(c, PullBackoff)
 		c.Reason, c.Message = ev.Reason, ev.Message
-		c.Backoff = t.spec.Backoff.next(c.Backoff)
-		c.RetryAt = t.now.Add(min(pullReasonShown, c.Backoff))
+		c.Patience = t.spec.Backoff.next(c.Patience)
+		c.RetryAt = t.now.Add(min(pullReasonShown, c.Patience))
 		t.announce(ev.C, true, "Failed", "Failed to pull image %q: %s", c.Image, ev.Message)
 		t.announce(ev.C, true, "Failed", "Error: %s", ev.Reason)
 	default: // the pod was ended meanwhile
@@ -185,6 +183,7 @@ func (t *turn) started(ev Started) {
 	if c == nil || c.State != Starting {
 		return // the process ended before the news of its start came
 	}
+	c.Patience = 0
 	spec := t.spec.Containers[ev.C]
 	t.announce(ev.C, false, "Started", "Container started")
 	if t.p.State == Stopping {
@@ -240,10 +239,10 @@ func (t *turn) startFailed(ev StartFailed) {
 	case ev.Ran:
 		t.ended(ev.C, Exit{ID: c.ID, Code: 128, Reason: ev.Reason, Message: ev.Message, StartedAt: ev.At, FinishedAt: ev.At})
 	default:
-		backoff := t.spec.Backoff.next(c.Backoff)
 		t.move(c, StartBackoff)
 		c.Reason, c.Message = ev.Reason, ev.Message
-		c.Backoff, c.RetryAt = backoff, t.now.Add(backoff)
+		c.Patience = t.spec.Backoff.next(c.Patience)
+		c.RetryAt = t.now.Add(c.Patience)
 	}
 }
 
@@ -334,7 +333,7 @@ func (t *turn) changed() {
 			t.end(i, t.spec.Grace)
 		case PullBackoff, StartBackoff, Crashed, Queued, Pulling:
 			t.move(c, Waiting)
-			c.Backoff = 0
+			c.Backoff, c.Patience = 0, 0
 		default: // the next attempt uses the new image anyway
 		}
 	}
@@ -418,10 +417,10 @@ func (t *turn) tickPull(i int) {
 	if t.now.Before(c.RetryAt) {
 		return
 	}
-	if c.Reason != reasonPullBackoff && c.Backoff > pullReasonShown {
+	if c.Reason != reasonPullBackoff && c.Patience > pullReasonShown {
 		message := fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, c.Reason, c.Message)
 		c.Reason, c.Message = reasonPullBackoff, message
-		c.RetryAt = t.now.Add(c.Backoff - pullReasonShown)
+		c.RetryAt = t.now.Add(c.Patience - pullReasonShown)
 		t.announce(i, false, "BackOff", "Back-off pulling image %q", c.Image)
 		return
 	}

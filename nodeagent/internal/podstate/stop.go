@@ -140,6 +140,7 @@ func (t *turn) exited(ev Exited) {
 func (t *turn) ended(i int, exit Exit) {
 	c, spec := &t.p.Containers[i], t.spec.Containers[i]
 	why := c.Restart
+	c.Patience = 0
 	if exit.StartedAt.IsZero() {
 		exit.StartedAt = c.StartedAt
 	}
