@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/rutter-project/rutter/nodeagent/internal/env"
 	"github.com/rutter-project/rutter/nodeagent/internal/netns"
@@ -55,7 +56,7 @@ func (w *Worker) prepare(ctx context.Context) {
 			})
 		}
 		g.Go(func() error {
-			if err := w.pinNamespaces(); err != nil {
+			if err := w.pinNamespaces(pod); err != nil {
 				return &setupError{"FailedCreatePodSandBox", err}
 			}
 			return nil
@@ -92,15 +93,15 @@ type setupError struct {
 func (e *setupError) Error() string { return e.err.Error() }
 func (e *setupError) Unwrap() error { return e.err }
 
-func (w *Worker) pinNamespaces() error {
+func (w *Worker) pinNamespaces(pod *corev1.Pod) error {
 	if err := os.MkdirAll(w.dirs.run, 0o700); err != nil {
 		return err
 	}
-	if s := w.pod.Spec.ShareProcessNamespace; s != nil && *s {
+	if s := pod.Spec.ShareProcessNamespace; s != nil && *s {
 		return errors.New("shareProcessNamespace is not supported by this node agent")
 	}
 	var pins netns.Pins
-	if !w.pod.Spec.HostIPC {
+	if !pod.Spec.HostIPC {
 		pins.IPC = w.dirs.ipc()
 		if err := volume.Tmpfs(w.dirs.shm(), shmSize); err != nil {
 			return err
@@ -109,32 +110,33 @@ func (w *Worker) pinNamespaces() error {
 			return err
 		}
 	}
-	if !w.pod.Spec.HostNetwork {
+	if !pod.Spec.HostNetwork {
 		pins.UTS = w.dirs.uts()
 	}
-	short, _ := podfile.Hostname(w.pod, w.deps.DNS.Domain)
+	short, _ := podfile.Hostname(pod, w.deps.DNS.Domain)
 	return netns.Pin(pins, short)
 }
 
-// namespaces are the paths that containers join.
-func (w *Worker) namespaces() (ns runspec.Namespaces, shm string) {
+// namespaces are the paths that containers join. The pod must be prepared.
+func (w *Worker) namespaces(pod *corev1.Pod) (ns runspec.Namespaces, shm string) {
 	ns.Network = w.infra.netns
-	if !w.pod.Spec.HostIPC {
+	if !pod.Spec.HostIPC {
 		ns.IPC, shm = w.dirs.ipc(), w.dirs.shm()
 	} else {
 		shm = "/dev/shm"
 	}
-	if !w.pod.Spec.HostNetwork {
+	if !pod.Spec.HostNetwork {
 		ns.UTS = w.dirs.uts()
 	}
 	return ns, shm
 }
 
 func (w *Worker) prepared(ctx context.Context, in infraReady) {
-	w.infra.netns, w.infra.ips, w.infra.refresh = in.netns, in.ips, in.refresh
+	w.infra.refresh = in.refresh
 	select {
-	case <-w.infra.ready:
+	case <-w.infra.ready: // the network is the same each time it is attached
 	default:
+		w.infra.netns = in.netns
 		close(w.infra.ready)
 	}
 	w.step(ctx, podstate.Prepared{IPs: in.ips})
@@ -185,13 +187,13 @@ func (w *Worker) release(ctx context.Context) {
 		w.infra.cancel()
 	}
 	w.infra.refresh = time.Time{}
-	prior := w.infra.done
+	prior, pod := w.infra.done, w.pod
 	w.spawn(func() {
 		if prior != nil {
 			<-prior
 		}
 		w.waitStarts()
-		if err := w.undo(ctx); err != nil {
+		if err := w.undo(ctx, pod); err != nil {
 			w.log.Warn().Err(err).Msg("pod not released, trying again")
 			w.post(podstate.ReleaseFailed{Message: err.Error()})
 			return
@@ -200,9 +202,9 @@ func (w *Worker) release(ctx context.Context) {
 	})
 }
 
-func (w *Worker) undo(ctx context.Context) error {
-	if !w.pod.Spec.HostNetwork {
-		if err := w.deps.Network.Detach(ctx, string(w.pod.UID)); err != nil {
+func (w *Worker) undo(ctx context.Context, pod *corev1.Pod) error {
+	if !pod.Spec.HostNetwork {
+		if err := w.deps.Network.Detach(ctx, w.uid); err != nil {
 			return fmt.Errorf("detach network: %w", err)
 		}
 	}

@@ -144,7 +144,7 @@ func (w *Worker) admit() (reason string, err error) {
 
 // cgroup is the path of a container's cgroup, empty name for the pod's.
 func (w *Worker) cgroup(container string, attempt int) string {
-	pod := filepath.Join(w.deps.Cgroup, "pod"+string(w.pod.UID))
+	pod := filepath.Join(w.deps.Cgroup, "pod"+w.uid)
 	if container == "" {
 		return pod
 	}

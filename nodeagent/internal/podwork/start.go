@@ -196,7 +196,7 @@ func (j *startJob) attemptOf(ctx context.Context) (engine.Attempt, error) {
 
 func (j *startJob) spec(environ, args []string, mounts []runspec.Mount) ([]oci.SpecOpts, error) {
 	w := j.w
-	ns, shm := w.namespaces()
+	ns, shm := w.namespaces(j.pod)
 	host, _ := podfile.Hostname(j.pod, w.deps.DNS.Domain)
 	return runspec.Build(runspec.Input{
 		Pod: j.pod, Container: j.c, Image: j.img.Config, Env: environ, Args: args,

@@ -21,6 +21,7 @@ import (
 // Worker drives one pod.
 type Worker struct {
 	deps *Deps
+	uid  string // never changes
 	log  zerolog.Logger
 	dirs podDirs
 	view atomic.Pointer[View]
@@ -59,7 +60,6 @@ type infra struct {
 	ready   chan struct{} // closed when prepared once
 	volumes *volume.Set   // used by the preparation and by refreshes, one at a time
 	netns   string        // written before ready is closed
-	ips     []string      // the same
 	refresh time.Time     // when volumes must be written anew; zero for never
 	working bool          // a refresh runs
 	again   bool          // another was asked for meanwhile
@@ -128,7 +128,7 @@ func New(deps *Deps, pod *corev1.Pod, rev int64) *Worker {
 
 func newWorker(deps *Deps, pod *corev1.Pod, rev int64) *Worker {
 	w := &Worker{
-		deps: deps, dirs: deps.Dirs.of(pod), pod: pod, rev: rev, spec: podstate.SpecOf(pod, deps.Backoff),
+		deps: deps, uid: string(pod.UID), dirs: deps.Dirs.of(pod), pod: pod, rev: rev, spec: podstate.SpecOf(pod, deps.Backoff),
 		log:  deps.Log.With().Str("component", "pod").Str("namespace", pod.Namespace).Str("name", pod.Name).Logger(),
 		wake: make(chan struct{}, 1), pumps: map[string]*logfile.Pump{}, busy: map[string]chan struct{}{},
 		ends: map[string]bool{}, ooms: map[string]bool{}, inputs: map[string]*os.File{}, images: map[int]image.Image{}, stopSignals: map[int]string{}, probes: map[int]context.CancelFunc{},
