@@ -149,8 +149,8 @@ func (c StreamsConfig) Validate() error {
 		return errors.New("bus: streams need at least one replica")
 	case c.HistoryBytes <= 0 || c.ArchiveBytes <= 0:
 		return errors.New("bus: stream sizes must be positive")
-	case c.HistoryAge < time.Minute || c.ArchiveAge < c.HistoryAge:
-		return errors.New("bus: history must be kept for a minute at least, and the archive for as long as history")
+	case c.HistoryAge < time.Second || c.ArchiveAge < c.HistoryAge:
+		return errors.New("bus: history must be kept for a second at least, and the archive for as long as history")
 	default:
 		return nil
 	}

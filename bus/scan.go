@@ -14,6 +14,7 @@ import (
 
 const (
 	scanBatch    = 500
+	scanBytes    = 24 << 20 // three of the largest messages, lest large objects fill the memory
 	scanIdle     = time.Minute
 	scanAttempts = 5
 )
@@ -121,7 +122,7 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 	if consumer.CachedInfo().NumPending == 0 && !s.follow {
 		return nil
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(scanBatch))
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(scanBatch, scanBytes))
 	if err != nil {
 		return fail(err)
 	}

@@ -257,7 +257,8 @@ type Position struct {
 	First uint64 // sequence of the first message held
 	Epoch string
 	Empty bool // holds no message, though Seq may not be 0
-	Lag   uint64
+	// Trimmed says that the stream no longer holds all that was put into it.
+	Trimmed bool
 }
 
 // Head reads where a stream ends.
@@ -266,13 +267,10 @@ func (c *Client) Head(ctx context.Context, stream string) (Position, error) {
 	if err != nil {
 		return Position{}, err
 	}
-	p := Position{
-		Seq: info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey], Empty: info.State.Msgs == 0,
-	}
-	if info.Mirror != nil {
-		p.Lag = info.Mirror.Lag
-	}
-	return p, nil
+	return Position{
+		Seq: info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
+		Empty: info.State.Msgs == 0, Trimmed: info.State.FirstSeq > max(info.Config.FirstSeq, 1),
+	}, nil
 }
 
 func (c *Client) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {

@@ -38,6 +38,7 @@ func (t *tracker) begin(epoch string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.epoch, t.seq = epoch, 0
+	clear(t.open) // what is still true of it will be given again
 }
 
 func (t *tracker) delivered(e schemas.Event) {

@@ -108,6 +108,12 @@ func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	if err := c.scan(ctx, scan{stream: StreamHistory}, v.read); err != nil {
 		return nil, err
 	}
+	// Read after the messages, so that what was dropped meanwhile is known to be.
+	head, err := c.Head(ctx, StreamHistory)
+	if err != nil {
+		return nil, err
+	}
+	v.trimmed = v.trimmed || head.Trimmed
 	v.compare()
 	if err := c.verifyState(ctx, v); err != nil {
 		return nil, err
@@ -123,9 +129,12 @@ type verifier struct {
 	wanted  []wanted
 	objects []object
 	stored  map[ordinal]fingerprint
-	first   ordinal // of the first message of the stream that tells a change
-	begun   bool
 	last    ordinal
+	// first is the place of the first message, or the one after the gap with which
+	// the stream begins. It is unknown until begun.
+	first   ordinal
+	begun   bool
+	trimmed bool // the stream has dropped messages, or begins with a gap
 }
 
 // object is one that etcd has.
@@ -168,7 +177,7 @@ func (v *verifier) read(e schemas.Event) error {
 		v.report.Gaps = append(v.report.Gaps, e)
 		v.last = ordinal{e.Rev, e.Cnt}
 		if !v.begun {
-			v.begun, v.first = true, ordinal{rev: e.Rev + 1}
+			v.begun, v.trimmed, v.first = true, true, ordinal{rev: e.Rev + 1}
 		}
 		return nil
 	case e.Resync != 0:
@@ -201,7 +210,7 @@ func (v *verifier) compare() {
 			r.found(&r.Different, "revision %d of %s: etcd and stream differ", w.at.rev, w.key)
 		case ok:
 			r.Changes++
-		case v.begun && w.at.before(v.first) || v.lost(w.at.rev):
+		case v.trimmed && (!v.begun || w.at.before(v.first)) || v.lost(w.at.rev):
 		default:
 			r.Changes++
 			r.found(&r.Missing, "revision %d, message %d of %s is missing", w.at.rev, w.at.ord, w.key)
@@ -213,7 +222,7 @@ func (v *verifier) compare() {
 			r.found(&r.Unknown, "revision %d of %s is in the stream, not in etcd", at.rev, have.key)
 		}
 	}
-	if v.begun {
+	if v.begun && v.trimmed {
 		r.From = max(r.From, v.first.rev)
 	}
 }

@@ -32,6 +32,8 @@ type rig struct {
 	dir    string
 	server *bus.Server
 	client *bus.Client // for looking on; the relays have their own
+
+	streams bus.StreamsConfig
 }
 
 func newRig(t testing.TB) *rig {
@@ -58,7 +60,7 @@ func (r *rig) stopBus() {
 
 func (r *rig) connect(t testing.TB) *bus.Client {
 	t.Helper()
-	c, err := bus.Connect(t.Context(), bus.ClientConfig{Server: r.server, Heartbeat: 200 * time.Millisecond}, testLog(t))
+	c, err := bus.Connect(t.Context(), bus.ClientConfig{Server: r.server, Heartbeat: 200 * time.Millisecond, Streams: r.streams}, testLog(t))
 	require.NoError(t, err)
 	return c
 }
@@ -275,7 +277,47 @@ func TestResyncSurvivesKills(t *testing.T) {
 	r.verify(t)
 }
 
-func TestCheckpointCarriesOverAnEmptyStream(t *testing.T) {
+func TestRelayGoesOnAfterTheStreamHasAgedOut(t *testing.T) {
+	r := newRig(t)
+	r.client.Close()
+	r.streams = bus.DefaultStreamsConfig()
+	r.streams.HistoryAge = time.Second
+	r.client = r.connect(t)
+	relay, kill := r.start(t)
+	last := r.churn(t, 80, 200)
+	require.Eventually(t, func() bool { return relay.Position() >= last }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		head, err := r.client.Head(t.Context(), bus.StreamHistory)
+		return err == nil && head.Empty && head.Seq > 0
+	}, 10*time.Second, 10*time.Millisecond)
+	kill()
+	r.verify(t)
+	r.churn(t, 81, 100)
+	r.start(t)
+	require.Empty(t, r.verify(t).Gaps, "the checkpoint says where to go on")
+}
+
+func TestLostStateOfAnAgedStreamIsMadeWhole(t *testing.T) {
+	r := newRig(t)
+	r.client.Close()
+	r.streams = bus.DefaultStreamsConfig()
+	r.streams.HistoryAge = time.Second
+	r.client = r.connect(t)
+	relay, kill := r.start(t)
+	last := r.churn(t, 90, 200)
+	require.Eventually(t, func() bool { return relay.Position() >= last }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		head, err := r.client.Head(t.Context(), bus.StreamHistory)
+		return err == nil && head.Empty && head.Seq > 0
+	}, 10*time.Second, 10*time.Millisecond)
+	kill()
+	require.NoError(t, r.client.DeleteStream(t.Context(), bus.StreamState))
+	r.start(t)
+	r.churn(t, 91, 20)
+	r.verify(t)
+}
+
+func TestResumeAfterTheLastMessage(t *testing.T) {
 	for name, tc := range map[string]struct {
 		last       schemas.Event
 		checkpoint bus.Checkpoint
