@@ -109,3 +109,10 @@ func batchSize(b Batch) int {
 	}
 	return n
 }
+
+// size is about how many bytes the ring holds.
+func (r *ring) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
