@@ -60,6 +60,9 @@ type Agent struct {
 	keeper   *nodestatus.Keeper
 	events   *announcer
 	unready  atomic.Pointer[string]
+
+	present      []corev1.ContainerImage // as of presentPulls; only report uses both
+	presentPulls int
 }
 
 // New checks the configuration, makes the node's directories and listens, so
@@ -319,9 +322,15 @@ func (a *Agent) report(node *corev1.Node) (nodestatus.Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if r.Images, err = a.images.Present(ctx); err != nil {
+	if _, err := a.engine.Version(ctx); err != nil {
 		r.Unready = "container runtime is down: " + err.Error()
+	} else if pulls := a.images.Pulls(); a.present == nil || pulls != a.presentPulls {
+		if a.present, err = a.images.Present(ctx); err != nil {
+			return nodestatus.Report{}, err
+		}
+		a.presentPulls = pulls
 	}
+	r.Images = a.present
 	a.unready.Store(&r.Unready)
 	return r, nil
 }

@@ -223,6 +223,12 @@ func TestKilledAgentIsSucceeded(t *testing.T) {
 // signalSteps sends SIGTERM to the process that has this step and waits for its end.
 func signalSteps(t *testing.T, step string) {
 	t.Helper()
+	// runc returns a moment before the container's program takes over.
+	require.Eventually(t, func() bool { return signalled(t, step) }, 5*time.Second, 10*time.Millisecond, "no process with step %q", step)
+}
+
+func signalled(t *testing.T, step string) bool {
+	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	for _, d := range dirs {
@@ -239,9 +245,9 @@ func signalSteps(t *testing.T, step string) {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10000)
 		require.NoError(t, err)
 		require.Equal(t, 1, n, "process %d does not end", pid)
-		return
+		return true
 	}
-	t.Fatalf("no process with step %q", step)
+	return false
 }
 
 func TestContainerdDies(t *testing.T) {

@@ -23,12 +23,13 @@ type registry struct {
 	mu      sync.Mutex
 	ctx     context.Context // of the agent's run; set once by start; guarded by mu
 	workers map[types.UID]*podwork.Worker
-	synced  bool // the source told all pods once; guarded by mu
+	synced  bool                   // the source told all pods once; guarded by mu
+	done    map[types.UID]struct{} // removed here while news of them may still come; guarded by mu
 	running sync.WaitGroup
 }
 
 func newRegistry(deps *podwork.Deps, log zerolog.Logger) *registry {
-	return &registry{deps: deps, log: log, workers: map[types.UID]*podwork.Worker{}}
+	return &registry{deps: deps, log: log, workers: map[types.UID]*podwork.Worker{}, done: map[types.UID]struct{}{}}
 }
 
 // start continues what an earlier agent left. Workers live until ctx ends.
@@ -79,8 +80,9 @@ func (r *registry) run(uid types.UID, w *podwork.Worker, found map[string]engine
 		w.Run(ctx, found)
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.workers[uid] == w {
+		if r.workers[uid] == w && ctx.Err() == nil {
 			delete(r.workers, uid)
+			r.done[uid] = struct{}{}
 		}
 	})
 }
@@ -97,6 +99,11 @@ func (r *registry) Replace(pods []*corev1.Pod, rev int64) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for uid := range r.done {
+		if !present[uid] {
+			delete(r.done, uid)
+		}
+	}
 	for uid, w := range r.workers {
 		if !present[uid] {
 			w.Vanish(rev)
@@ -148,11 +155,17 @@ func (r *registry) Upsert(pod *corev1.Pod, rev int64) {
 		w.Update(pod, rev)
 		return
 	}
+	if _, removed := r.done[pod.UID]; removed {
+		return // an echo of its last days, or it waits for a finalizer that is not ours
+	}
 	r.run(pod.UID, podwork.New(r.deps, pod, rev), nil)
 }
 
 // Remove implements PodSink.
 func (r *registry) Remove(pod *corev1.Pod, rev int64) {
+	r.mu.Lock()
+	delete(r.done, pod.UID)
+	r.mu.Unlock()
 	if w := r.worker(pod.UID); w != nil {
 		w.Vanish(rev)
 	}

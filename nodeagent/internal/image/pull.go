@@ -73,6 +73,7 @@ type Store struct {
 	mu    sync.Mutex
 	locks map[string]*refLock // by reference; guarded by mu
 	cache map[string]Image    // by name and digest, of images seen present; guarded by mu
+	pulls int                 // how many ended; guarded by mu
 }
 
 type refLock struct {
@@ -179,6 +180,9 @@ func (s *Store) pull(ctx context.Context, named reference.Named, r Request) (Ima
 		handle, err := s.engine.Client().Pull(ctx, named.String(),
 			containerd.WithResolver(resolver(key)), containerd.WithPullUnpack, containerd.WithPullSnapshotter(s.engine.Snapshotter()))
 		if err == nil {
+			s.mu.Lock()
+			s.pulls++
+			s.mu.Unlock()
 			return s.inspect(ctx, handle, named)
 		}
 		errs = append(errs, err)
@@ -234,7 +238,14 @@ func DefaultPolicy(ref string) corev1.PullPolicy {
 	return corev1.PullIfNotPresent
 }
 
-// Present lists the images of the node for its status, largest first.
+// Pulls counts the pulls so far: as long as it stays, so does what is present.
+func (s *Store) Pulls() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pulls
+}
+
+// Present lists the images of the node for its status.
 func (s *Store) Present(ctx context.Context) ([]corev1.ContainerImage, error) {
 	list, err := s.engine.Client().ListImages(s.engine.Context(ctx))
 	if err != nil {
