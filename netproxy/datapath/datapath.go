@@ -252,6 +252,8 @@ func Destroy(cfg Config) error {
 	if err := os.Remove(cfg.Cgroup); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
 	}
+	os.Remove(filepath.Dir(cfg.Cgroup)) // these, too, may be shared
+	os.Remove(cfg.RunDir)
 	return errors.Join(errs...)
 }
 

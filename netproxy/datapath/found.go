@@ -176,7 +176,7 @@ func (t *tables) claimBackend(p *port, index uint32) {
 
 // prune removes what was found and is nobody's. Call it once all services have been applied.
 func (t *tables) prune(now time.Time) (*batch, error) {
-	b := &batch{now: now, deleted: map[svcKey]bool{}, dead: map[uint32]backVal{}}
+	b := &batch{now: now, deleted: map[svcKey]bool{}}
 	if t.found == nil {
 		return b, nil
 	}
@@ -188,7 +188,7 @@ func (t *tables) prune(now time.Time) (*batch, error) {
 	for index, be := range t.found.backends {
 		b.vanished = append(b.vanished, Vanished{addrPortOf(be), resolve.Protocol(be.Proto)})
 		be.Flags = backendDead
-		b.dead[index] = be
+		b.dead.put(index, be)
 	}
 	if err := t.write(b); err != nil {
 		return b, err
@@ -196,7 +196,7 @@ func (t *tables) prune(now time.Time) (*batch, error) {
 	for e := range t.found.lists {
 		t.slots.give(e, now)
 	}
-	for index := range b.dead {
+	for _, index := range b.dead.at {
 		t.indexes.give(index, now)
 	}
 	t.found = nil

@@ -172,15 +172,17 @@ func (k kernel) contents() (contents, error) {
 
 // readArray reads an array up to the last entry that was ever used.
 func readArray[V any](m *ebpf.Map, used func(V) bool) ([]V, error) {
-	var all []V
-	var gap []V                             // unused so far
-	err := readAll(m, func(_ uint32, v V) { // arrays are read in order
-		if gap = append(gap, v); used(v) {
-			all = append(all, gap...)
-			gap = gap[:0]
-		}
-	})
-	return all, err
+	all := make([]V, m.MaxEntries())
+	keys := make([]uint32, len(all))
+	var cursor ebpf.MapBatchCursor
+	n, err := m.BatchLookup(&cursor, keys, all, nil) // arrays are read in order
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, err
+	}
+	for n > 0 && !used(all[n-1]) {
+		n--
+	}
+	return slices.Clone(all[:n]), nil
 }
 
 func readAll[K, V any](m *ebpf.Map, each func(K, V)) error {

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -82,16 +81,25 @@ func newTables(s store, sizes Sizes) *tables {
 	}
 }
 
+// writes are keys or indexes with their values; none occurs twice.
+type writes[K, V any] struct {
+	at   []K
+	vals []V
+}
+
+func (w *writes[K, V]) put(k K, v V) {
+	w.at, w.vals = append(w.at, k), append(w.vals, v)
+}
+
 // batch collects the writes of one apply, in the order in which they are made.
 type batch struct {
 	now      time.Time
-	backends map[uint32]backVal // written first
-	slotAt   []uint32
-	slotVals []uint32
-	services map[svcKey]svcVal
+	backends writes[uint32, backVal]
+	slots    writes[uint32, uint32]
 	deleted  map[svcKey]bool
-	dead     map[uint32]backVal // written last
-	extents  []extent           // given up
+	services writes[svcKey, svcVal]
+	dead     writes[uint32, backVal]
+	extents  []extent // given up
 	vanished []Vanished
 	problems []Problem
 }
@@ -118,10 +126,7 @@ type Change struct {
 func (t *tables) apply(changes []Change, now time.Time) (*batch, error) {
 	t.slots.release(now)
 	t.indexes.release(now)
-	b := &batch{
-		now: now, backends: map[uint32]backVal{}, services: map[svcKey]svcVal{}, deleted: map[svcKey]bool{},
-		dead: map[uint32]backVal{},
-	}
+	b := &batch{now: now, deleted: map[svcKey]bool{}}
 	for _, c := range changes { // keys given up first, so that they can move between services
 		t.shrink(b, c)
 	}
@@ -187,7 +192,7 @@ func (t *tables) dropPort(b *batch, id resolve.PortID, p *port) {
 }
 
 func (t *tables) dropBackend(b *batch, proto resolve.Protocol, addr netip.AddrPort, be backend) {
-	b.dead[be.index] = backendVal(addr, proto, be.gen, backendDead)
+	b.dead.put(be.index, backendVal(addr, proto, be.gen, backendDead))
 	b.vanished = append(b.vanished, Vanished{addr, proto})
 	t.indexes.give(be.index, b.now)
 }
@@ -211,7 +216,7 @@ func (t *tables) grow(b *batch, c Change) {
 		k := svcKey{Addr: addrOf(a)}
 		if t.claim(b, c.Name, k) {
 			s.refuse = append(s.refuse, k)
-			b.services[k] = svcVal{Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE}
+			b.services.put(k, svcVal{Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE})
 		}
 	}
 	for i := range c.Service.Ports {
@@ -265,7 +270,7 @@ func (t *tables) growPort(b *batch, name types.NamespacedName, p *port, want *re
 		k := keyOf(f)
 		if t.claim(b, name, k) {
 			p.keys = append(p.keys, k)
-			b.services[k] = valueOf(p, want, f.External)
+			b.services.put(k, valueOf(p, want, f.External))
 		}
 	}
 	t.dropUnwanted(b, p, want)
@@ -309,7 +314,7 @@ func (t *tables) backendsOf(b *batch, p *port, want *resolve.ServicePort, addrs 
 		if !known || be.flags != flags {
 			be.flags = flags
 			p.backends[a] = be
-			b.backends[be.index] = backendVal(a, want.ID.Protocol, be.gen, flags)
+			b.backends.put(be.index, backendVal(a, want.ID.Protocol, be.gen, flags))
 		}
 		out = append(out, be.index)
 	}
@@ -358,8 +363,7 @@ func (t *tables) listOf(b *batch, indexes []uint32) (extent, error) {
 		return extent{}, fmt.Errorf("no room for a list of %d endpoints", len(indexes))
 	}
 	for i, index := range indexes {
-		b.slotAt = append(b.slotAt, at.base+uint32(i))
-		b.slotVals = append(b.slotVals, index+1)
+		b.slots.put(at.base+uint32(i), index+1)
 	}
 	return at, nil
 }
@@ -379,55 +383,42 @@ func (t *tables) dropUnwanted(b *batch, p *port, want *resolve.ServicePort) {
 		if flags := flagsOf(terminating); flags != be.flags {
 			be.flags = flags
 			p.backends[a] = be
-			b.backends[be.index] = backendVal(a, want.ID.Protocol, be.gen, flags)
+			b.backends.put(be.index, backendVal(a, want.ID.Protocol, be.gen, flags))
 		}
 	}
 }
 
 // write makes the batch's writes in the order that keeps every reader right.
 func (t *tables) write(b *batch) error {
-	at := slices.Sorted(maps.Keys(b.backends))
-	vals := make([]backVal, len(at))
-	for i, index := range at {
-		vals[i] = b.backends[index]
+	if err := t.store.writeBackends(b.backends.at, b.backends.vals); err != nil {
+		return fmt.Errorf("write %d backends: %w", len(b.backends.at), err)
 	}
-	if err := t.store.writeBackends(at, vals); err != nil {
-		return fmt.Errorf("write %d backends: %w", len(at), err)
+	if err := t.store.writeSlots(b.slots.at, b.slots.vals); err != nil {
+		return fmt.Errorf("write %d slots: %w", len(b.slots.at), err)
 	}
-	if err := t.store.writeSlots(b.slotAt, b.slotVals); err != nil {
-		return fmt.Errorf("write %d slots: %w", len(b.slotAt), err)
-	}
-	var gone, keys []svcKey
-	var values []svcVal
+	var gone []svcKey
 	for k := range b.deleted {
 		if _, known := t.written[k]; known {
 			gone = append(gone, k)
 		}
 		delete(t.written, k)
 	}
-	for k, v := range b.services {
+	var changed writes[svcKey, svcVal]
+	for i, k := range b.services.at {
+		v := b.services.vals[i]
 		if old, known := t.written[k]; !known || old != v {
-			keys, values = append(keys, k), append(values, v)
+			changed.put(k, v)
 			t.written[k] = v
 		}
 	}
 	if err := t.store.deleteServices(gone); err != nil {
 		return fmt.Errorf("delete %d service entries: %w", len(gone), err)
 	}
-	if err := t.store.writeServices(keys, values); err != nil {
-		return fmt.Errorf("write %d service entries: %w", len(keys), err)
+	if err := t.store.writeServices(changed.at, changed.vals); err != nil {
+		return fmt.Errorf("write %d service entries: %w", len(changed.at), err)
 	}
-	return t.writeDead(b)
-}
-
-func (t *tables) writeDead(b *batch) error {
-	at := slices.Sorted(maps.Keys(b.dead))
-	vals := make([]backVal, len(at))
-	for i, index := range at {
-		vals[i] = b.dead[index]
-	}
-	if err := t.store.writeBackends(at, vals); err != nil {
-		return fmt.Errorf("mark %d backends dead: %w", len(at), err)
+	if err := t.store.writeBackends(b.dead.at, b.dead.vals); err != nil {
+		return fmt.Errorf("mark %d backends dead: %w", len(b.dead.at), err)
 	}
 	return nil
 }

@@ -207,8 +207,8 @@ func restarted(t require.TestingT, m *memory, old *tables, now time.Time) *table
 	}
 	b, err := tab.apply(all, now)
 	require.NoError(t, err)
-	require.Empty(t, b.slotAt, "an unchanged service is not written again")
-	require.Empty(t, b.backends)
+	require.Empty(t, b.slots.at, "an unchanged service is not written again")
+	require.Empty(t, b.backends.at)
 	pruned, err := tab.prune(now)
 	require.NoError(t, err)
 	require.Empty(t, pruned.deleted)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/rpc"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -179,6 +181,40 @@ func (a *Agent) Many(t Target, out *[]Answer) error {
 		}
 		*out = append(*out, one)
 	}
+	return nil
+}
+
+// Connects makes Count connections with plain system calls and returns how long connect took in the median.
+func (a *Agent) Connects(t Target, out *time.Duration) error {
+	at, err := netip.ParseAddrPort(t.Addr)
+	if err != nil {
+		return err
+	}
+	kind := syscall.SOCK_STREAM
+	if t.Network == "udp" {
+		kind = syscall.SOCK_DGRAM
+	}
+	to := &syscall.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	took := make([]time.Duration, t.Count)
+	for i := range took {
+		fd, err := syscall.Socket(syscall.AF_INET, kind|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		// Closed by a reset: ports that rest would make the search for a free one what is measured.
+		linger := syscall.Linger{Onoff: 1}
+		if err := syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &linger); err != nil {
+			return err
+		}
+		start := time.Now()
+		err = syscall.Connect(fd, to)
+		took[i] = time.Since(start)
+		if err := errors.Join(err, syscall.Close(fd)); err != nil {
+			return err
+		}
+	}
+	slices.Sort(took)
+	*out = took[len(took)/2]
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -84,6 +85,15 @@ func makeNS(t testing.TB, path string) {
 		_ = unix.Unmount(path, unix.MNT_DETACH)
 		_ = os.Remove(path)
 	})
+	// Addresses are usable at once: nobody else is there to have them.
+	require.NoError(t, datapath.InNetNS(path, func() error {
+		for _, dev := range []string{"all", "default"} {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_dad", []byte("0"), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 	h := Handle(t, path)
 	lo, err := h.LinkByName("lo")
 	require.NoError(t, err)
@@ -289,5 +299,13 @@ func (p *Process) Ask(network, server, name string, qtype uint16) []string {
 	p.t.Helper()
 	var out []string
 	p.call("Ask", Question{network, server, name, qtype}, &out)
+	return out
+}
+
+// Connects measures n connect calls to an IPv4 address and returns the median.
+func (p *Process) Connects(network, addr string, n int) time.Duration {
+	p.t.Helper()
+	var out time.Duration
+	p.call("Connects", Target{Network: network, Addr: addr, Count: n}, &out)
 	return out
 }
