@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -100,7 +101,7 @@ func TestAttach(t *testing.T) {
 func TestLogs(t *testing.T) {
 	n := newNode(t)
 	n.start()
-	p := n.pod("talk", "count=1000", "err=oops", "wait", "echo=bye")
+	p := n.pod("talk", "err=oops", "sleep=200ms", "count=1000", "wait", "echo=bye")
 	n.create(p)
 	n.await(p, "ran", ready)
 
@@ -109,10 +110,10 @@ func TestLogs(t *testing.T) {
 		_, body := n.get("/containerLogs/test/talk/main?follow=true&tailLines=1", "good")
 		followed <- body
 	}()
-	require.Eventually(t, func() bool { return strings.Contains(n.logs(p, ""), "oops\n") }, 5*time.Second, 20*time.Millisecond)
-	require.Equal(t, "998\n999\noops\n", n.logs(p, "tailLines=3"))
+	require.Eventually(t, func() bool { return strings.Contains(n.logs(p, ""), "999\n") }, 5*time.Second, 20*time.Millisecond)
+	require.Equal(t, "997\n998\n999\n", n.logs(p, "tailLines=3"))
 	require.Equal(t, "oops\n", n.logs(p, "stream=Stderr"))
-	require.Equal(t, "0\n1\n2", n.logs(p, "limitBytes=5"))
+	require.Equal(t, "oops\n0\n1", n.logs(p, "limitBytes=8"))
 	require.Empty(t, n.logs(p, "sinceTime="+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
 	stamped := n.logs(p, "timestamps=true&tailLines=1")
 	_, err := time.Parse(time.RFC3339Nano, strings.Fields(stamped)[0])
@@ -137,6 +138,7 @@ func TestPortForward(t *testing.T) {
 	n := newNode(t)
 	n.start()
 	p := n.pod("web", "serve=8080", "wait")
+	p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}}}
 	n.create(p)
 	n.await(p, "ran", ready)
 	rt, upgrader, err := spdy.RoundTripperFor(n.rest())
