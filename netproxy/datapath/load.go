@@ -48,7 +48,7 @@ func loadObjects(cfg Config, tunnel int) (objs *bpf.NetproxyObjects, dir string,
 
 func explainLoad(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("load programs (root and Linux 6.1 or newer are needed): %w", err)
+		return fmt.Errorf("load programs (root and Linux 6.6 or newer are needed): %w", err)
 	}
 	return fmt.Errorf("load programs: %w", err)
 }
