@@ -221,19 +221,12 @@ func (c *Client) ReadState(ctx context.Context, filter string, fn func(schemas.E
 	return c.scan(ctx, scan{stream: StreamState, filter: filter, lastPerSubject: true}, fn)
 }
 
-// LastRevision is the revision of the last message of an object or gap in a
-// stream, 0 if the stream has none.
-func (c *Client) LastRevision(ctx context.Context, stream string) (int64, error) {
+// LastEvent is the last change of an object, or the last gap, in a stream.
+// ErrNotFound if there is none.
+func (c *Client) LastEvent(ctx context.Context, stream string) (schemas.Event, error) {
 	msg, err := c.lastMsg(ctx, stream, schemas.AllObjects)
-	if errors.Is(err, ErrNotFound) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, err
+		return schemas.Event{}, err
 	}
-	e, err := parseStored(msg)
-	if err != nil {
-		return 0, err
-	}
-	return e.Rev, nil
+	return parseStored(msg)
 }

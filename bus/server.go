@@ -9,11 +9,11 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // readyTimeout bounds how long the embedded server may take to recover its
@@ -215,16 +215,19 @@ func (s *Server) Healthy() error {
 	}
 }
 
-// diskError tries whether the store directory can be written.
+// scarceSpace is how much free space is too little for the streams to be written
+// reliably, in bytes.
+const scarceSpace = 64 << 20
+
+// diskError says why the streams may have been switched off. It is ErrNoSpace if
+// the disk is as good as full.
 func (s *Server) diskError() error {
-	f, err := os.CreateTemp(s.cfg.StoreDir, "probe-*")
-	if err != nil {
-		return fmt.Errorf("store directory: %w", err)
+	var stat unix.Statfs_t
+	if err := unix.Statfs(s.cfg.StoreDir, &stat); err != nil {
+		return fmt.Errorf("store directory %s: %w", s.cfg.StoreDir, err)
 	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(make([]byte, 1<<20))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("store directory: %w", err)
+	if free := int64(stat.Bavail) * stat.Bsize; free < scarceSpace {
+		return fmt.Errorf("%w: %d kB are free in %s", ErrNoSpace, free>>10, s.cfg.StoreDir)
 	}
 	return errors.New("the server gave up writing; its log says why")
 }
@@ -232,10 +235,10 @@ func (s *Server) diskError() error {
 // Recover switches JetStream on again after the disk was full. It is an error
 // as long as the reason lasts.
 func (s *Server) Recover() error {
-	if s.nats.JetStreamEnabled() {
+	if s.nats.JetStreamEnabled() || !s.nats.Running() {
 		return nil
 	}
-	if err := s.diskError(); strings.Contains(err.Error(), "store directory") {
+	if err := s.diskError(); errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("bus: streams are off: %w", err)
 	}
 	err := s.nats.EnableJetStream(&natsserver.JetStreamConfig{

@@ -79,20 +79,8 @@ func (w *Window) Next() uint64 { return w.next }
 // event is stored when onAck has been called with its sequence. A ttl of 0 keeps
 // the message as long as the stream does.
 func (w *Window) Publish(ctx context.Context, subject string, e schemas.Event, ttl time.Duration) error {
-	timer := time.NewTimer(ackTimeout)
-	defer timer.Stop()
-	select {
-	case w.slots <- struct{}{}:
-	default:
-		select {
-		case w.slots <- struct{}{}:
-		case <-w.failed:
-			return w.Err()
-		case <-timer.C:
-			return w.fail(errors.New("bus: no answer from the stream"))
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := w.reserve(ctx); err != nil {
+		return err
 	}
 	headers, body := e.Message()
 	headers[jetstream.ExpectedStreamHeader] = historyName
@@ -110,6 +98,29 @@ func (w *Window) Publish(ctx context.Context, subject string, e schemas.Event, t
 
 var historyName = []string{StreamHistory}
 
+// reserve waits until there is room for one more message.
+func (w *Window) reserve(ctx context.Context) error {
+	select {
+	case w.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(ackTimeout)
+	defer timer.Stop()
+	select {
+	case w.slots <- struct{}{}:
+		return nil
+	case <-w.failed:
+		return w.Err()
+	case <-timer.C:
+		return w.fail(errNoAnswer)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errNoAnswer = errors.New("bus: no answer from the stream")
+
 // Flush waits until all messages are stored.
 func (w *Window) Flush(ctx context.Context) error {
 	timer := time.NewTimer(ackTimeout)
@@ -126,7 +137,7 @@ func (w *Window) Flush(ctx context.Context) error {
 			timer.Reset(ackTimeout)
 		case <-w.failed:
 		case <-timer.C:
-			return w.fail(errors.New("bus: no answer from the stream"))
+			return w.fail(errNoAnswer)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

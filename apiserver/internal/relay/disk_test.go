@@ -35,7 +35,8 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		last = r.Put(t.Context(), t, feedtest.PodKey(fmt.Sprint("p", i%20)), fmt.Sprintf(`{"metadata":{},"x":"%s%d"}`, big, i))
 	}
 	require.Eventually(t, func() bool { return r.server.Healthy() != nil }, 20*time.Second, 10*time.Millisecond)
-	require.ErrorContains(t, r.server.Healthy(), "no space left on device")
+	require.ErrorIs(t, r.server.Healthy(), bus.ErrNoSpace)
+	require.ErrorContains(t, r.server.Healthy(), "kB are free in "+r.dir)
 	require.Less(t, relay.Position(), last, "the relay does not claim what the stream does not have")
 
 	require.NoError(t, unix.Mount("tmpfs", r.dir, "tmpfs", unix.MS_REMOUNT, "size=400m"))

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
@@ -23,6 +22,9 @@ type Config struct {
 	Window int
 	// CheckpointDelay is how long after a change of position it is saved.
 	CheckpointDelay time.Duration
+	// StandbyDelay is how long a relay that was fenced off leaves a change to the
+	// other relay before it takes over.
+	StandbyDelay time.Duration
 	// MinBackoff and MaxBackoff bound the pause after an error.
 	MinBackoff, MaxBackoff time.Duration
 	// Recover, if set, is called when the bus has no streams. The embedded server's
@@ -35,6 +37,7 @@ func DefaultConfig() Config {
 	return Config{
 		Window:          bus.DefaultWindow,
 		CheckpointDelay: time.Second,
+		StandbyDelay:    100 * time.Millisecond,
 		MinBackoff:      50 * time.Millisecond,
 		MaxBackoff:      5 * time.Second,
 	}
@@ -99,6 +102,11 @@ func (r *Relay) Run(ctx context.Context) error {
 			prevMissing = 0
 		}
 		r.noteFailure(err, backoff)
+		if errors.Is(err, bus.ErrFenced) {
+			if err := r.standBy(ctx); err != nil && ctx.Err() == nil {
+				r.log.Warn().Err(err).Msg("standby ended")
+			}
+		}
 		select {
 		case <-time.After(backoff/2 + rand.N(backoff)):
 		case <-ctx.Done():
@@ -130,21 +138,6 @@ func (r *Relay) noteFailure(err error, backoff time.Duration) {
 	}
 }
 
-// resume is where a session goes on.
-type resume struct {
-	seq    uint64 // last message of the stream
-	rev    int64  // first revision to relay
-	skip   int    // messages of that revision that the stream has already
-	epoch  string
-	resync *gap // not nil if the stream can't be continued
-}
-
-// gap is what a resync will have to name.
-type gap struct {
-	after  int64 // last revision that history has
-	reason string
-}
-
 // work is one session: it relays from the stream's end until something fails.
 func (r *Relay) work(ctx context.Context, forceResync bool) error {
 	at, err := r.findEnd(ctx)
@@ -171,115 +164,6 @@ func (r *Relay) work(ctx context.Context, forceResync bool) error {
 		return fmt.Errorf("resync: %w", err)
 	}
 	return r.follow(ctx, at)
-}
-
-// findEnd reads where the stream ends.
-func (r *Relay) findEnd(ctx context.Context) (resume, error) {
-	if err := r.feed.WaitFor(ctx, 1); err != nil {
-		return resume{}, err
-	}
-	now, err := r.cli.Get(ctx, schemas.Prefix) // linearizable: the revision is etcd's newest
-	if err != nil {
-		return resume{}, fmt.Errorf("read revision of etcd: %w", err)
-	}
-	made, err := r.bus.MakeStreams(ctx, now.Header.ClusterId, now.Header.Revision)
-	if err != nil {
-		return resume{}, err
-	}
-	head, err := r.bus.Head(ctx, bus.StreamHistory)
-	if err != nil {
-		return resume{}, err
-	}
-	checkpoint, err := r.bus.LoadCheckpoint(ctx)
-	if err != nil {
-		return resume{}, err
-	}
-	at := resume{seq: head.Seq, epoch: made.Epoch}
-	valid := checkpoint.Seq == head.Seq && checkpoint.Epoch == made.Epoch
-	if head.Empty {
-		at, err = r.resumeEmpty(ctx, at, checkpoint, valid)
-		if made.Partial && err == nil && at.resync == nil {
-			at.resync = &gap{after: at.rev - 1, reason: "the last state of objects was lost"}
-		}
-		return at, err
-	}
-	last, err := r.bus.Message(ctx, bus.StreamHistory, head.Seq)
-	if err != nil {
-		return resume{}, err
-	}
-	same, err := r.agrees(ctx, last)
-	if err != nil {
-		return resume{}, err
-	}
-	if last.Rev > now.Header.Revision || !same {
-		r.log.Warn().Int64("rev", now.Header.Revision).Int64("history", last.Rev).Msg("etcd was set back, making new streams")
-		return resume{}, errors.Join(errors.New("etcd was set back"), r.bus.DropStreams(ctx))
-	}
-	at = resumeAfter(at, last, checkpoint, valid)
-	if made.Partial && at.resync == nil {
-		at.resync = &gap{after: last.Rev, reason: "the last state of objects was lost"}
-	}
-	return at, nil
-}
-
-// agrees reports whether etcd knows the change that the stream ends with. It
-// does not if etcd was restored from a backup and has gone another way since.
-func (r *Relay) agrees(ctx context.Context, last schemas.Event) (bool, error) {
-	if last.Type != schemas.Added && last.Type != schemas.Modified {
-		return true, nil
-	}
-	resp, err := r.cli.Get(ctx, last.Key.Path(), clientv3.WithRev(last.Rev), clientv3.WithKeysOnly())
-	switch {
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("read %s at revision %d: %w", last.Key, last.Rev, err)
-	default:
-		return len(resp.Kvs) == 1 && resp.Kvs[0].ModRevision == last.Rev, nil
-	}
-}
-
-// resumeAfter decides where to go on after the stream's last message.
-func resumeAfter(at resume, last schemas.Event, checkpoint bus.Checkpoint, valid bool) resume {
-	switch {
-	case last.Type == schemas.Gap:
-		at.rev = last.Rev + 1
-	case last.Resync != 0:
-		at.resync = &gap{after: last.Rev, reason: "a resync was interrupted"}
-		return at
-	case last.Last():
-		at.rev = last.Rev + 1
-	default:
-		at.rev, at.skip = last.Rev, last.Ord+1
-		return at
-	}
-	if valid {
-		at.rev = max(at.rev, checkpoint.Rev+1)
-	}
-	return at
-}
-
-// resumeEmpty decides where to go on when the stream holds no message: from the
-// checkpoint, from the beginning of time, or from a gap.
-func (r *Relay) resumeEmpty(ctx context.Context, at resume, checkpoint bus.Checkpoint, valid bool) (resume, error) {
-	if valid {
-		at.rev = checkpoint.Rev + 1
-		return at, nil
-	}
-	known, err := r.bus.LastRevision(ctx, bus.StreamArchive)
-	if err != nil {
-		return resume{}, err
-	}
-	state, err := r.bus.LastRevision(ctx, bus.StreamState)
-	if err != nil {
-		return resume{}, err
-	}
-	if known == 0 && state == 0 {
-		at.rev = 1 // a new cluster: all of etcd's past is new to the stream
-		return at, nil
-	}
-	at.resync = &gap{after: known, reason: "the stream was lost"}
-	return at, nil
 }
 
 // follow appends everything from at on.
@@ -354,73 +238,6 @@ func (r *Relay) ttl(e schemas.Event) time.Duration {
 		return r.bus.TombstoneTTL()
 	}
 	return 0
-}
-
-// restart notes where the stream ends when a session begins, and returns the
-// session's number.
-func (r *Relay) restart(at resume) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.session++
-	r.marks, r.acked, r.settled = nil, at.seq, at.seq
-	if at.skip > 0 {
-		r.settled = 0
-	}
-	r.moveTo(at.rev - 1)
-	return r.session
-}
-
-// published notes that messages are on their way, or if there are none that the
-// revision is done as soon as those before it are.
-func (r *Relay) published(m mark, messages int) {
-	r.metrics.published.Add(float64(messages))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m.seq > r.acked {
-		r.marks = append(r.marks, m)
-		return
-	}
-	r.finish(m)
-}
-
-// stored is called for every message that the stream has acknowledged.
-func (r *Relay) stored(session int, seq uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if session != r.session {
-		return
-	}
-	r.acked = seq
-	n := 0
-	for n < len(r.marks) && r.marks[n].seq <= seq {
-		r.finish(r.marks[n])
-		n++
-	}
-	if r.marks = r.marks[n:]; len(r.marks) == 0 {
-		r.marks = nil
-	}
-}
-
-// finish notes that everything up to a mark is stored. The caller holds mu.
-func (r *Relay) finish(m mark) {
-	if !m.time.IsZero() {
-		r.metrics.lag.Observe(time.Since(m.time).Seconds())
-	}
-	r.settled = m.seq
-	r.moveTo(m.rev)
-}
-
-// moveTo sets the position. The caller holds mu.
-func (r *Relay) moveTo(rev int64) {
-	if rev == r.position {
-		return
-	}
-	r.position = rev
-	r.metrics.position.Set(float64(rev))
-	select {
-	case r.moved <- struct{}{}:
-	default:
-	}
 }
 
 // saveCheckpoints saves the position a while after it has changed.
