@@ -25,8 +25,11 @@ const (
 type machine struct {
 	*lab.Node
 	*datapath.Datapath
-	t testing.TB
+	t    testing.TB
+	addr netip.Addr // InternalIP, if it has one
 }
+
+type applied = datapath.Change
 
 func start(t testing.TB, node *lab.Node) *machine {
 	t.Helper()
@@ -39,7 +42,7 @@ func start(t testing.TB, node *lab.Node) *machine {
 	require.NoError(t, d.Activate())
 	_, err = d.SetPeers(nil)
 	require.NoError(t, err)
-	return &machine{node, d, t}
+	return &machine{Node: node, Datapath: d, t: t}
 }
 
 func newMachine(t testing.TB) *machine {
@@ -54,7 +57,7 @@ func (m *machine) restart() *machine {
 	require.NoError(m.t, err)
 	require.NoError(m.t, m.Datapath.Close())
 	m.t.Cleanup(func() { _ = d.Close() })
-	return &machine{m.Node, d, m.t}
+	return &machine{Node: m.Node, Datapath: d, t: m.t, addr: m.addr}
 }
 
 // pod is a pod with a process in it.
@@ -125,6 +128,11 @@ func svc(name, vip string, port uint16, backends ...netip.AddrPort) datapath.Cha
 		c.Service.Ports = append(c.Service.Ports, p)
 	}
 	return c
+}
+
+// gone removes a service.
+func gone(name string) datapath.Change {
+	return datapath.Change{Name: types.NamespacedName{Namespace: "ns", Name: name}}
 }
 
 func (m *machine) apply(changes ...datapath.Change) {

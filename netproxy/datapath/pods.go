@@ -329,7 +329,7 @@ func (d *Datapath) unwire(w wire, ifindex int) error {
 		errs = append(errs, fmt.Errorf("remove link entry: %w", err))
 	}
 	for _, ip := range w.ips() {
-		err := d.handle.RouteDel(&netlink.Route{Dst: hostNet(ip), LinkIndex: ifindex})
+		err := d.handle.RouteDel(&netlink.Route{Dst: hostNet(ip), LinkIndex: ifindex, Scope: netlink.SCOPE_LINK})
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("remove route %s: %w", ip, err))
 		}

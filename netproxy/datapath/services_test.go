@@ -148,9 +148,7 @@ func TestAffinityKeepsTheEndpoint(t *testing.T) {
 func TestRemovedServiceIsNoServiceAnyMore(t *testing.T) {
 	c := newCluster(t)
 	c.serve(0)
-	gone := svc("web4", vip4, 8080)
-	gone.Service.Ports, gone.Service.Refuse = nil, nil
-	c.m.apply(gone)
+	c.m.apply(gone("web4"))
 	a := c.client.Open("tcp", vipPort(false, 8080))
 	require.NotEmpty(t, a.Err)
 	require.NotEqual(t, int(syscall.ECONNREFUSED), a.Errno)

@@ -1,7 +1,6 @@
 package datapath_test
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 
@@ -27,22 +26,28 @@ func underlays(t *testing.T, fn func(t *testing.T, a, b *machine)) {
 			var ms []*machine
 			for i, n := range nodes {
 				m := start(t, n)
-				var peers []resolve.Peer
-				for j, text := range []string{u.a, u.b} {
-					peers = append(peers, resolve.Peer{
-						Name: fmt.Sprint(j), Self: i == j,
-						Addrs:    []netip.Addr{netip.MustParsePrefix(text).Addr()},
-						PodCIDRs: nodes[j].Config.PodCIDRs,
-					})
-				}
-				lost, err := m.SetPeers(peers)
+				m.addr = netip.MustParsePrefix([]string{u.a, u.b}[i]).Addr()
+				ms = append(ms, m)
+			}
+			for _, m := range ms {
+				lost, err := m.SetPeers(peersOf(ms[0], ms[1], m))
 				require.NoError(t, err)
 				require.Empty(t, lost)
-				ms = append(ms, m)
 			}
 			fn(t, ms[0], ms[1])
 		})
 	}
+}
+
+// peersOf is what self is told of two nodes.
+func peersOf(a, b, self *machine) []resolve.Peer {
+	var out []resolve.Peer
+	for _, m := range []*machine{a, b} {
+		out = append(out, resolve.Peer{
+			Name: m.Config.Node, Self: m == self, Addrs: []netip.Addr{m.addr}, PodCIDRs: m.Config.PodCIDRs,
+		})
+	}
+	return out
 }
 
 func TestTwoNodesByTunnel(t *testing.T) {
