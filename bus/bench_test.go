@@ -83,6 +83,38 @@ func BenchmarkLatency(b *testing.B) {
 	}
 }
 
+// BenchmarkFanOut is the time from publishing until each of 100 subscribers with
+// a connection of its own has read the event, at 1,000 events a second.
+func BenchmarkFanOut(b *testing.B) {
+	const subscribers, interval = 100, time.Millisecond
+	bus := startBus(b)
+	seen := make(chan time.Duration, 1<<20)
+	for range subscribers {
+		c := connect(b, ClientConfig{Server: bus.server})
+		_, err := c.nc.Subscribe("live.n.n1", func(msg *nats.Msg) {
+			e, err := schemas.ParseEvent(map[string][]string(msg.Header), msg.Data)
+			if err == nil {
+				seen <- time.Since(e.Header.Time)
+			}
+		})
+		require.NoError(b, err)
+		require.NoError(b, c.nc.Flush())
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for b.Loop() {
+		<-ticker.C
+		require.NoError(b, bus.window.Publish(b.Context(), "n.n1", bus.benchEvent(pod("a")), 0))
+	}
+	rate := float64(b.N) / b.Elapsed().Seconds()
+	var took []time.Duration
+	for range b.N * subscribers {
+		took = append(took, <-seen)
+	}
+	reportQuantiles(b, took)
+	b.ReportMetric(rate, "events/s")
+}
+
 func reportQuantiles(b *testing.B, took []time.Duration) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
