@@ -159,3 +159,23 @@ func TestSecurityContext(t *testing.T) {
 	require.Contains(t, n.logs(strong, ""), "Seccomp:\t0\n")
 	require.Contains(t, n.logs(strong, ""), host)
 }
+
+func TestSharedProcessNamespace(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	yes := true
+	p := n.pod("family", "wait", "exit=0")
+	p.Spec.ShareProcessNamespace = &yes
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "sibling", Image: shared.image, Args: []string{"wait"}})
+	n.create(p)
+	n.await(p, "ran", ready)
+	for pid, want := range map[string]string{"1": "/pause", "self": "/bin/busy"} {
+		_, out, err := n.exec(p, nil, "/bin/busy", "cat=/proc/"+pid+"/cmdline")
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(out, want), "%s: %q", pid, out)
+	}
+	require.NoError(t, n.stop())
+	n.start() // the next agent finds the namespace
+	n.api.DeletePod(p.Namespace, p.Name, 5)
+	n.awaitGone(p)
+}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/rutter-project/rutter/nodeagent/internal/engine"
 	"github.com/rutter-project/rutter/nodeagent/internal/env"
 	"github.com/rutter-project/rutter/nodeagent/internal/netns"
 	"github.com/rutter-project/rutter/nodeagent/internal/podfile"
@@ -68,6 +69,11 @@ func (w *Worker) prepare(ctx context.Context) {
 			return nil
 		})
 		err := g.Wait()
+		if err == nil && sharesPID(pod) {
+			if out.pid, err = w.pause(ctx, pod, out.netns); err != nil {
+				err = &setupError{"FailedCreatePodSandBox", err}
+			}
+		}
 		if err == nil {
 			if err = podfile.Write(w.dirs.root, pod, out.ips, w.deps.DNS); err != nil {
 				err = &setupError{"FailedCreatePodSandBox", err}
@@ -84,6 +90,30 @@ func (w *Worker) prepare(ctx context.Context) {
 	})
 }
 
+func sharesPID(pod *corev1.Pod) bool {
+	s := pod.Spec.ShareProcessNamespace
+	return s != nil && *s && !pod.Spec.HostPID
+}
+
+// pause holds the pod's process id namespace and returns its path.
+func (w *Worker) pause(ctx context.Context, pod *corev1.Pod, network string) (string, error) {
+	opts, err := runspec.Build(runspec.Input{
+		Pod: pod, Container: &corev1.Container{Name: "pause"}, Args: []string{"/pause"}, Cgroup: w.cgroup("pause", 0),
+		Namespaces: runspec.Namespaces{Network: network}, OOMScore: -998, Node: w.deps.Spec,
+	})
+	if err != nil {
+		return "", err
+	}
+	labels := map[string]string{engine.LabelPodUID: w.uid, engine.LabelPodName: pod.Name, engine.LabelPodNamespace: pod.Namespace}
+	pid, err := w.deps.Engine.Pause(ctx, w.pauseID(), filepath.Join(w.dirs.root, "pause"), labels, opts)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", pid), nil
+}
+
+func (w *Worker) pauseID() string { return podstate.ContainerID(w.uid, "", 0) }
+
 // setupError is a failed preparation with the reason that users see.
 type setupError struct {
 	reason string
@@ -96,9 +126,6 @@ func (e *setupError) Unwrap() error { return e.err }
 func (w *Worker) pinNamespaces(pod *corev1.Pod) error {
 	if err := os.MkdirAll(w.dirs.run, 0o700); err != nil {
 		return err
-	}
-	if s := pod.Spec.ShareProcessNamespace; s != nil && *s {
-		return errors.New("shareProcessNamespace is not supported by this node agent")
 	}
 	var pins netns.Pins
 	if !pod.Spec.HostIPC {
@@ -119,7 +146,7 @@ func (w *Worker) pinNamespaces(pod *corev1.Pod) error {
 
 // namespaces are the paths that containers join. The pod must be prepared.
 func (w *Worker) namespaces(pod *corev1.Pod) (ns runspec.Namespaces, shm string) {
-	ns.Network = w.infra.netns
+	ns.Network, ns.PID = w.infra.netns, w.infra.pid
 	if !pod.Spec.HostIPC {
 		ns.IPC, shm = w.dirs.ipc(), w.dirs.shm()
 	} else {
@@ -136,7 +163,7 @@ func (w *Worker) prepared(ctx context.Context, in infraReady) {
 	select {
 	case <-w.infra.ready: // the network is the same each time it is attached
 	default:
-		w.infra.netns = in.netns
+		w.infra.netns, w.infra.pid = in.netns, in.pid
 		close(w.infra.ready)
 	}
 	w.step(ctx, podstate.Prepared{IPs: in.ips})
@@ -203,6 +230,12 @@ func (w *Worker) release(ctx context.Context) {
 }
 
 func (w *Worker) undo(ctx context.Context, pod *corev1.Pod) error {
+	if sharesPID(pod) {
+		if err := w.deps.Engine.Remove(ctx, w.pauseID()); err != nil {
+			return err
+		}
+		removeCgroup(w.cgroup("pause", 0))
+	}
 	if !pod.Spec.HostNetwork {
 		if err := w.deps.Network.Detach(ctx, w.uid); err != nil {
 			return fmt.Errorf("detach network: %w", err)

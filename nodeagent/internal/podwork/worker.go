@@ -60,6 +60,7 @@ type infra struct {
 	ready   chan struct{} // closed when prepared once
 	volumes *volume.Set   // used by the preparation and by refreshes, one at a time
 	netns   string        // written before ready is closed
+	pid     string        // path of the shared process id namespace; the same
 	refresh time.Time     // when volumes must be written anew; zero for never
 	working bool          // a refresh runs
 	again   bool          // another was asked for meanwhile
@@ -99,6 +100,7 @@ type (
 	}
 	infraReady struct {
 		netns   string
+		pid     string
 		ips     []string
 		refresh time.Time
 	}
