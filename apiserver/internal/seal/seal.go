@@ -124,23 +124,23 @@ func (o *outside) hideLastApplied() error {
 }
 
 // Open returns the object that was sealed at key. Bytes that were never sealed are
-// returned as they are, so that a cluster can begin to seal.
-func (s *Sealer) Open(key string, object []byte) ([]byte, error) {
+// returned as they are and called stale, so that a cluster can begin to seal.
+func (s *Sealer) Open(key string, object []byte) (plain []byte, stale bool, err error) {
 	var o outside
 	if err := json.Unmarshal(object, &o); err != nil {
-		return nil, fmt.Errorf("object at %s: %w", key, err)
+		return nil, false, fmt.Errorf("object at %s: %w", key, err)
 	}
 	if o.Sealed == "" {
-		return object, nil
+		return object, true, nil
 	}
 	box, err := base64.StdEncoding.DecodeString(o.Sealed)
 	if err != nil || len(box) < s.aead.NonceSize() {
-		return nil, fmt.Errorf("object at %s: %w", key, ErrTampered)
+		return nil, false, fmt.Errorf("object at %s: %w", key, ErrTampered)
 	}
 	n := s.aead.NonceSize()
-	plain, err := s.aead.Open(nil, box[:n], box[n:], []byte(key))
+	plain, err = s.aead.Open(nil, box[:n], box[n:], []byte(key))
 	if err != nil {
-		return nil, fmt.Errorf("object at %s: %w", key, ErrTampered)
+		return nil, false, fmt.Errorf("object at %s: %w", key, ErrTampered)
 	}
-	return plain, nil
+	return plain, false, nil
 }

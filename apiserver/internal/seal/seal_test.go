@@ -36,7 +36,7 @@ func TestSealedObjectShowsMetadataAndNoValue(t *testing.T) {
 			t.Errorf("sealed object lacks %s: %s", shown, box)
 		}
 	}
-	plain, err := s.Open("/k", box)
+	plain, _, err := s.Open("/k", box)
 	if err != nil || string(plain) != secret {
 		t.Fatalf("Open = %s, %v; want the object as sealed", plain, err)
 	}
@@ -48,16 +48,16 @@ func TestOpenRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tests := map[string]func() ([]byte, error){
-		"moved to another key":   func() ([]byte, error) { return s.Open("/other", box) },
-		"sealed by another file": func() ([]byte, error) { return sealer(t).Open("/k", box) },
-		"cut": func() ([]byte, error) {
+	tests := map[string]func() ([]byte, bool, error){
+		"moved to another key":   func() ([]byte, bool, error) { return s.Open("/other", box) },
+		"sealed by another file": func() ([]byte, bool, error) { return sealer(t).Open("/k", box) },
+		"cut": func() ([]byte, bool, error) {
 			return s.Open("/k", []byte(`{"kind":"Secret","apiVersion":"v1","metadata":{},"sealed":"AAAA"}`))
 		},
 	}
 	for name, open := range tests {
 		t.Run(name, func(t *testing.T) {
-			if _, err := open(); !errors.Is(err, ErrTampered) {
+			if _, _, err := open(); !errors.Is(err, ErrTampered) {
 				t.Errorf("err = %v, want ErrTampered", err)
 			}
 		})
@@ -65,7 +65,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestOpenPassesWhatWasNeverSealed(t *testing.T) {
-	got, err := sealer(t).Open("/k", []byte(secret))
+	got, _, err := sealer(t).Open("/k", []byte(secret))
 	if err != nil || string(got) != secret {
 		t.Fatalf("Open = %s, %v", got, err)
 	}
@@ -100,5 +100,5 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add([]byte(secret))
 	f.Add([]byte(`{"sealed":"!"}`))
-	f.Fuzz(func(t *testing.T, object []byte) { _, _ = s.Open("/k", object) })
+	f.Fuzz(func(t *testing.T, object []byte) { _, _, _ = s.Open("/k", object) })
 }

@@ -92,7 +92,7 @@ func (s *Store) stateOf(key string, kv *mvccpb.KeyValue, ignoreNotFound bool) (s
 	if err != nil {
 		return state{}, storage.NewInternalError(fmt.Errorf("stored value of %s: %w", key, err))
 	}
-	object, err := s.open(key, sealed)
+	object, stale, err := s.open(key, sealed)
 	if err != nil {
 		return state{}, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
 	}
@@ -100,7 +100,7 @@ func (s *Store) stateOf(key string, kv *mvccpb.KeyValue, ignoreNotFound bool) (s
 	if err != nil {
 		return state{}, err
 	}
-	return state{obj: obj, object: object, rev: kv.ModRevision, current: true}, nil
+	return state{obj: obj, object: object, rev: kv.ModRevision, current: true, stale: stale}, nil
 }
 
 // Leases hands out etcd leases for objects that expire, one lease for all objects

@@ -258,7 +258,7 @@ func (s *Store) listError(err error, prefix, from string, rev int64, continued b
 	case !errors.Is(err, rpctypes.ErrCompacted):
 		return fmt.Errorf("list %s at revision %d: %w", prefix, rev, err)
 	case !continued:
-		return apierrors.NewResourceExpired(fmt.Sprintf("the revision %d is no longer kept; list without a resourceVersion, or ask /at/rev-%d for the past", rev, rev))
+		return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: revision %d is no longer kept; list without a resourceVersion.", rev))
 	}
 	token, encodeErr := storage.EncodeContinue(from, prefix, -1)
 	if encodeErr != nil {
@@ -275,7 +275,7 @@ func (s *Store) objectOf(key string, value []byte) ([]byte, error) {
 	if err != nil {
 		return nil, storage.NewInternalError(fmt.Errorf("stored value of %s: %w", key, err))
 	}
-	object, err := s.open(key, sealed)
+	object, _, err := s.open(key, sealed)
 	if err != nil {
 		return nil, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
 	}
@@ -285,7 +285,7 @@ func (s *Store) objectOf(key string, value []byte) ([]byte, error) {
 // decoder turns what the view holds at key into an object.
 func (s *Store) decoder(key string) func([]byte, int64) (runtime.Object, error) {
 	return func(sealed []byte, rev int64) (runtime.Object, error) {
-		object, err := s.open(key, sealed)
+		object, _, err := s.open(key, sealed)
 		if err != nil {
 			return nil, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
 		}

@@ -22,7 +22,9 @@ import (
 // Seal and Open are inverse for one key; Open refuses bytes sealed for another.
 type Sealer interface {
 	Seal(key string, object []byte) ([]byte, error)
-	Open(key string, object []byte) ([]byte, error)
+	// stale tells that the object should be sealed anew, with the present key, when
+	// it is next written.
+	Open(key string, object []byte) (plain []byte, stale bool, err error)
 }
 
 // Config is what one resource's store is made of. All fields but Sealer are required.
@@ -70,6 +72,7 @@ type state struct {
 	object  []byte // JSON without header, opened
 	rev     int64
 	current bool // read from etcd by this call, so a failed check is final
+	stale   bool // must be written again even if nothing changed
 }
 
 // Create implements storage.Interface. ttl is in seconds, 0 for no expiry.
@@ -164,7 +167,7 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.O
 			}
 			continue
 		}
-		if st.rev != 0 && bytes.Equal(object, st.object) {
+		if st.rev != 0 && !st.stale && bytes.Equal(object, st.object) {
 			if st.current {
 				return s.decodeInto(st.object, dest, st.rev)
 			}
@@ -229,11 +232,11 @@ func (s *Store) initialState(ctx context.Context, key string, cached runtime.Obj
 		return s.stateFromObject(cached)
 	}
 	if item, ok := s.table.Get(key); ok {
-		object, err := s.open(key, item.Object)
+		object, stale, err := s.open(key, item.Object)
 		if err == nil {
 			obj, err := s.decode(object, item.Rev)
 			if err == nil {
-				return state{obj: obj, object: object, rev: item.Rev}, nil
+				return state{obj: obj, object: object, rev: item.Rev, stale: stale}, nil
 			}
 		}
 	}
@@ -311,9 +314,9 @@ func (s *Store) seal(key string, object []byte) ([]byte, error) {
 	return s.cfg.Sealer.Seal(key, object)
 }
 
-func (s *Store) open(key string, object []byte) ([]byte, error) {
+func (s *Store) open(key string, object []byte) (plain []byte, stale bool, err error) {
 	if s.cfg.Sealer == nil {
-		return object, nil
+		return object, false, nil
 	}
 	return s.cfg.Sealer.Open(key, object)
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 )
@@ -66,6 +67,7 @@ func (w *watcher) run(ctx context.Context, rev int64) {
 	defer close(w.out)
 	defer w.cancel()
 	cursor, err := w.start(ctx, rev)
+	utilflowcontrol.WatchInitialized(ctx) // the costly part is over
 	if err == nil {
 		err = w.follow(ctx, cursor)
 	}
