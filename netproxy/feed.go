@@ -141,7 +141,7 @@ func (f *feed) setNode(n *corev1.Node, present bool) {
 		return
 	}
 	f.nodes[n.Name] = n
-	if old != nil && samePeer(resolve.ResolveNode(old, f.self), resolve.ResolveNode(n, f.self)) &&
+	if old != nil && samePeer(resolve.PeerOf(old, f.self), resolve.PeerOf(n, f.self)) &&
 		resolve.ZoneOf(old) == resolve.ZoneOf(n) {
 		return
 	}
@@ -180,7 +180,7 @@ func (f *feed) take() work {
 	if f.nodesDirty {
 		w.peers = make([]resolve.Peer, 0, len(f.nodes))
 		for _, n := range f.nodes {
-			w.peers = append(w.peers, resolve.ResolveNode(n, f.self))
+			w.peers = append(w.peers, resolve.PeerOf(n, f.self))
 		}
 	}
 	clear(f.dirty)
@@ -193,7 +193,7 @@ func (f *feed) ownCIDRs() []netip.Prefix {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if n := f.nodes[f.self]; n != nil {
-		return resolve.ResolveNode(n, f.self).PodCIDRs
+		return resolve.PeerOf(n, f.self).PodCIDRs
 	}
 	return nil
 }

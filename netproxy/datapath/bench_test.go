@@ -56,7 +56,7 @@ func BenchmarkProgramServices(b *testing.B) {
 				b.StartTimer()
 				m.apply(all...)
 				b.StopTimer()
-				require.NoError(b, m.Datapath.Close())
+				require.NoError(b, m.Close())
 				require.NoError(b, datapath.Destroy(m.Config))
 				b.StartTimer()
 			}

@@ -246,14 +246,14 @@ func (d *Datapath) Close() error {
 func Destroy(cfg Config) error {
 	var errs []error
 	errs = append(errs, removePins(cfg.pinDir()))
-	os.Remove(filepath.Dir(cfg.pinDir())) // shared by nodes; stays while another one is in it
+	_ = os.Remove(filepath.Dir(cfg.pinDir())) // shared by nodes; stays while another one is in it
 	errs = append(errs, destroyPods(cfg))
 	errs = append(errs, destroyNode(cfg))
 	if err := os.Remove(cfg.Cgroup); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
 	}
-	os.Remove(filepath.Dir(cfg.Cgroup)) // these, too, may be shared
-	os.Remove(cfg.RunDir)
+	_ = os.Remove(filepath.Dir(cfg.Cgroup)) // these, too, may be shared
+	_ = os.Remove(cfg.RunDir)
 	return errors.Join(errs...)
 }
 

@@ -83,14 +83,14 @@ func inNetNSDiag(path string, fn func(*mnl.Conn) error) error {
 		if err != nil {
 			return fmt.Errorf("open network namespace: %w", err)
 		}
-		defer ns.Close()
+		defer func() { _ = ns.Close() }()
 		cfg.NetNS = int(ns.Fd())
 	}
 	c, err := mnl.Dial(unix.NETLINK_SOCK_DIAG, cfg)
 	if err != nil {
 		return fmt.Errorf("open socket diagnosis: %w", err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	return fn(c)
 }
 

@@ -55,7 +55,7 @@ func (m *machine) restart() *machine {
 	m.t.Helper()
 	d, err := datapath.Open(m.Config, zerolog.Nop())
 	require.NoError(m.t, err)
-	require.NoError(m.t, m.Datapath.Close())
+	require.NoError(m.t, m.Close())
 	m.t.Cleanup(func() { _ = d.Close() })
 	return &machine{Node: m.Node, Datapath: d, t: m.t, addr: m.addr}
 }

@@ -28,7 +28,7 @@ func (h hook) install(dir string) error {
 	pin := filepath.Join(dir, h.name)
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		if h.adopt(l) {
 			return nil
 		}
@@ -42,7 +42,7 @@ func (h hook) install(dir string) error {
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", h.name, err)
 	}
-	defer fresh.Close() // the pin keeps it
+	defer func() { _ = fresh.Close() }() // the pin keeps it
 	if err := fresh.Pin(pin); err != nil {
 		return fmt.Errorf("pin link %s: %w", h.name, err)
 	}

@@ -22,7 +22,7 @@ func InNetNS(path string, fn func() error) error {
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread is thrown away with its namespace
@@ -44,7 +44,7 @@ func handleIn(path string) (*netlink.Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink in %s: %w", path, err)
@@ -74,7 +74,7 @@ func makeNetNS(path string) error {
 	if err != nil {
 		return fmt.Errorf("make netns pin: %w", err)
 	}
-	f.Close()
+	_ = f.Close()
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

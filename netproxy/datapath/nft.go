@@ -25,7 +25,7 @@ func withNFT(cfg Config, fn func(*nftables.Conn) error) error {
 		if err != nil {
 			return fmt.Errorf("open network namespace: %w", err)
 		}
-		defer ns.Close()
+		defer func() { _ = ns.Close() }()
 		opts = append(opts, nftables.WithNetNSFd(int(ns.Fd())))
 	}
 	c, err := nftables.New(opts...)

@@ -121,7 +121,7 @@ func (d *Datapath) ensureVeth(w wire, inside *netlink.Handle) (netlink.Link, err
 	if err != nil {
 		return nil, fmt.Errorf("open pod's network namespace: %w", err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = w.name, d.mtu, w.hostMAC
 	veth := netlink.NewVeth(attrs)

@@ -162,10 +162,10 @@ func (s *Server) newServer(at netip.AddrPort) (*dnsserver.Server, error) {
 func (s *Server) Close() error {
 	for _, b := range s.bound {
 		if b.udp != nil {
-			b.udp.Close()
+			_ = b.udp.Close()
 		}
 		if b.tcp != nil {
-			b.tcp.Close()
+			_ = b.tcp.Close()
 		}
 	}
 	s.bound = nil
@@ -192,8 +192,8 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error {
 			<-ctx.Done()
 			_ = b.server.Stop() // closes both sockets
-			b.udp.Close()
-			b.tcp.Close()
+			_ = b.udp.Close()
+			_ = b.tcp.Close()
 			return nil
 		})
 	}

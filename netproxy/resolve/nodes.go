@@ -14,8 +14,8 @@ type Peer struct {
 	PodCIDRs []netip.Prefix // masked
 }
 
-// ResolveNode computes what the datapath should know of a node; self is this node's name.
-func ResolveNode(n *corev1.Node, self string) Peer {
+// PeerOf computes what the datapath should know of a node; self is this node's name.
+func PeerOf(n *corev1.Node, self string) Peer {
 	out := Peer{Name: n.Name, Self: n.Name == self}
 	for _, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {

@@ -83,9 +83,7 @@ func Resolve(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node No
 		return Service{}
 	}
 	out := Service{Name: types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}}
-	for _, ip := range clusterIPs(svc) {
-		out.Refuse = append(out.Refuse, ip)
-	}
+	out.Refuse = clusterIPs(svc)
 	lb, problems := balancerIPs(svc)
 	out.Problems = problems
 	for i := range svc.Spec.Ports {

@@ -266,7 +266,7 @@ func TestUnknownConditionsMeanReady(t *testing.T) {
 	require.Equal(t, map[netip.AddrPort]bool{addr("1.1.1.1:8080"): false}, got.Serving)
 }
 
-func TestResolveNode(t *testing.T) {
+func TestPeerOf(t *testing.T) {
 	n := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "here", Labels: map[string]string{corev1.LabelTopologyZone: "a"}},
 		Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24", "fd44::1/64"}},
@@ -279,6 +279,6 @@ func TestResolveNode(t *testing.T) {
 		Name: "here", Self: true,
 		Addrs:    []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd44::/64")},
-	}, resolve.ResolveNode(n, "here"))
+	}, resolve.PeerOf(n, "here"))
 	require.Equal(t, "a", resolve.ZoneOf(n))
 }

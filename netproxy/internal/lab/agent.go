@@ -108,7 +108,7 @@ func serveConns(l net.Listener, name string) {
 			return
 		}
 		go func() {
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			buf := make([]byte, 65536)
 			for {
 				if _, err := c.Read(buf); err != nil {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -70,7 +71,7 @@ func makeNS(t testing.TB, path string) {
 	t.Helper()
 	f, err := os.Create(path)
 	require.NoError(t, err)
-	f.Close()
+	_ = f.Close()
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -105,7 +106,7 @@ func Handle(t testing.TB, path string) *netlink.Handle {
 	t.Helper()
 	ns, err := netns.GetFromPath(path)
 	require.NoError(t, err)
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	require.NoError(t, err)
 	t.Cleanup(h.Close)
@@ -118,7 +119,7 @@ func Cable(t testing.TB, pathA, pathB string, addrsA, addrsB []string) {
 	a, b := Handle(t, pathA), Handle(t, pathB)
 	ns, err := os.Open(pathB)
 	require.NoError(t, err)
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = fmt.Sprintf("up%d", serial.Add(1))
 	veth := netlink.NewVeth(attrs)
@@ -202,7 +203,7 @@ func Start(t testing.TB, netnsPath, cgroup string) *Process {
 	if cgroup != "" {
 		dir, err := os.Open(cgroup)
 		require.NoError(t, err)
-		defer dir.Close()
+		defer func() { _ = dir.Close() }()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	// The child is in the namespace of the thread that makes it.
@@ -229,7 +230,7 @@ type pipes struct {
 
 func (p pipes) Read(b []byte) (int, error)  { return p.r.Read(b) }
 func (p pipes) Write(b []byte) (int, error) { return p.w.Write(b) }
-func (p pipes) Close() error                { p.w.Close(); return p.r.Close() }
+func (p pipes) Close() error                { return errors.Join(p.w.Close(), p.r.Close()) }
 
 func (p *Process) call(method string, args, out any) {
 	p.t.Helper()
