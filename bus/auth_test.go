@@ -231,6 +231,15 @@ func TestTapSeesOnlyWhatIsGranted(t *testing.T) {
 	require.Equal(t, rev, next(t, events).Rev)
 	events = tapping(t, c, TapOptions{Filter: granted.Subject(), SinceRev: rev})
 	require.Equal(t, rev, next(t, events).Rev, "the past too")
+	var log []int64
+	require.NoError(t, c.Log(t.Context(), granted, func(e schemas.Event) error {
+		log = append(log, e.Rev)
+		return nil
+	}))
+	require.Equal(t, []int64{rev}, log)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.Error(t, c.Log(ctx, pod("secret"), nil))
 
 	for _, subject := range []string{
 		"bus.API.CONSUMER.CREATE.ARCHIVE.x.h.>", "bus.API.CONSUMER.CREATE.ARCHIVE.x.h.*.*.*.>", "bus.API.CONSUMER.CREATE.ARCHIVE.x",

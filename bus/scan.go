@@ -78,7 +78,10 @@ func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error)
 // scanError is a failure of the bus, as opposed to one of the caller's function.
 type scanError struct{ err error }
 
+// Error implements error.
 func (e *scanError) Error() string { return e.err.Error() }
+
+// Unwrap gives the bus' own error.
 func (e *scanError) Unwrap() error { return e.err }
 
 func (s *scan) config(name string) jetstream.ConsumerConfig {

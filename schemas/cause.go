@@ -87,6 +87,7 @@ func CauseTransport(next http.RoundTripper) http.RoundTripper {
 
 type causeTransport struct{ next http.RoundTripper }
 
+// RoundTrip implements http.RoundTripper. The caller's request is not changed.
 func (t causeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	revs := CauseOf(req.Context())
 	if len(revs) == 0 || req.Header.Get(CauseHTTPHeader) != "" {
