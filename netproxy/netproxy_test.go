@@ -32,7 +32,7 @@ type world struct {
 	informers               map[string]cache.SharedIndexInformer
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	source := func() *fcache.FakeControllerSource {
 		s := fcache.NewFakeControllerSource()
@@ -102,7 +102,7 @@ type process struct {
 	kill func()
 }
 
-func run(t *testing.T, w *world, cfg netproxy.Config) *process {
+func run(t testing.TB, w *world, cfg netproxy.Config) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := w.follow(ctx)
@@ -130,7 +130,7 @@ func run(t *testing.T, w *world, cfg netproxy.Config) *process {
 	return out
 }
 
-func config(t *testing.T, n *lab.Node) netproxy.Config {
+func config(t testing.TB, n *lab.Node) netproxy.Config {
 	t.Helper()
 	cfg, err := netproxy.DefaultConfig(n.Config.Node, t.TempDir())
 	require.NoError(t, err)
@@ -141,7 +141,7 @@ func config(t *testing.T, n *lab.Node) netproxy.Config {
 	return cfg
 }
 
-func attach(t *testing.T, p *process, n *lab.Node, name string) (netproxy.PodNetwork, *lab.Process) {
+func attach(t testing.TB, p *process, n *lab.Node, name string) (netproxy.PodNetwork, *lab.Process) {
 	t.Helper()
 	got, err := p.Attach(t.Context(), netproxy.PodRef{UID: "uid-" + name, Namespace: "default", Name: name})
 	require.NoError(t, err)

@@ -86,6 +86,12 @@ func Resolve(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node No
 	out.Refuse = clusterIPs(svc)
 	lb, problems := balancerIPs(svc)
 	out.Problems = problems
+	if svc.Spec.HealthCheckNodePort != 0 {
+		out.Problems = append(out.Problems, Problem{
+			Reason:  "UnsupportedHealthCheck",
+			Message: "healthCheckNodePort is not answered: a load balancer that asks it takes this node for unhealthy",
+		})
+	}
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
 		proto, ok := protocolOf(port.Protocol)

@@ -196,6 +196,8 @@ func TestFronts(t *testing.T) {
 			s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
 		}), []resolve.Front{front("10.96.0.1:80", false)}, nil, []string{"UnsupportedSourceRanges"}},
+		{"health checks are not answered, and say so", web(func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 32000 }),
+			[]resolve.Front{front("10.96.0.1:80", false)}, nil, []string{"UnsupportedHealthCheck"}},
 		{"SCTP is not served, and says so", web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }),
 			nil, nil, []string{"UnsupportedProtocol"}},
 	} {
