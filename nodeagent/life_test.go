@@ -302,6 +302,9 @@ func TestStatusWriteNamesItsCause(t *testing.T) {
 	n.await(p, "succeeded", phase(corev1.PodSucceeded))
 	writes := n.api.Writes(path(p) + "/status")
 	require.NotEmpty(t, writes)
+	for _, w := range writes {
+		require.NotEmpty(t, w.Cause, "each write names the revision of the pod that led to it")
+	}
 	require.LessOrEqual(t, len(writes), 3, "a pod's start and end take few writes")
 }
 

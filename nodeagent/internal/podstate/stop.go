@@ -176,7 +176,6 @@ func (t *turn) releasedAll() {
 		return
 	}
 	t.movePod(Released)
-	t.p.IPs = nil
 	t.afterRelease()
 }
 

@@ -27,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/rutter-project/rutter/schemas"
 )
 
 // Event is one line of the stream.
@@ -82,7 +84,7 @@ func (s *Server) Close() {
 
 // Client returns a client of a server at url.
 func Client(url string) (kubernetes.Interface, error) {
-	return kubernetes.NewForConfig(&rest.Config{Host: url, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	return kubernetes.NewForConfig(&rest.Config{Host: url, QPS: -1, WrapTransport: schemas.CauseTransport, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 }
 
 // SetAway makes every request fail, or not.
