@@ -219,3 +219,48 @@ func TestNodeRegistersAndKeepsItsLease(t *testing.T) {
 	require.NoError(t, n.api.Await(ctx, func() bool { return len(n.api.Writes(lease)) >= 4 }))
 	require.LessOrEqual(t, len(n.api.Writes("nodes/")), 2, "the status is written only when it changes")
 }
+
+// sizes tells one terminal size.
+type sizes chan remotecommand.TerminalSize
+
+func (s sizes) Next() *remotecommand.TerminalSize {
+	size, ok := <-s
+	if !ok {
+		return nil
+	}
+	return &size
+}
+
+func TestTerminal(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	p := n.pod("tty", "echo=hello", "stdin")
+	p.Spec.Containers[0].TTY, p.Spec.Containers[0].Stdin, p.Spec.Containers[0].StdinOnce = true, true, true
+	n.create(p)
+	n.await(p, "ran", ready)
+	require.Eventually(t, func() bool { return n.logs(p, "") == "hello\r\n" }, 5*time.Second, 20*time.Millisecond)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	queue := make(sizes, 1)
+	queue <- remotecommand.TerminalSize{Width: 100, Height: 30}
+	close(queue)
+	run := func(u *url.URL, in string) string {
+		e, err := remotecommand.NewSPDYExecutor(n.rest(), http.MethodPost, u)
+		require.NoError(t, err)
+		var out bytes.Buffer
+		require.NoError(t, e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(in), Stdout: &out, Tty: true, TerminalSizeQueue: queue}))
+		return out.String()
+	}
+	tty := url.Values{"input": {"1"}, "output": {"1"}, "tty": {"1"}}
+	require.Contains(t, run(n.url("attach", p, "/main", tty), "typed\n\x04"), "typed\r\ntyped\r\n", "what is typed shows, then comes back")
+	got := n.await(p, "succeeded", phase(corev1.PodSucceeded))
+	require.Contains(t, n.logs(p, ""), "hello\r\ntyped\r\n")
+	require.Equal(t, int32(0), status(got).State.Terminated.ExitCode)
+
+	q := n.pod("tty-exec", "wait")
+	n.create(q)
+	n.await(q, "ran", ready)
+	tty["command"] = []string{"/bin/busy", "stdin"}
+	require.Contains(t, run(n.url("exec", q, "/main", tty), "abc\n\x04"), "abc\r\nabc\r\n")
+}

@@ -80,6 +80,9 @@ func (e *Engine) runExec(ctx context.Context, proc containerd.Process, stdin *cl
 		return 0, fmt.Errorf("start command: %w", err)
 	}
 	closed := stdin.done
+	if x.Terminal {
+		closed = nil // a terminal's input ends by a character; closing it would hang it up
+	}
 	for {
 		select {
 		case size, ok := <-x.Resize:

@@ -31,7 +31,8 @@ func (w *Worker) Input(ctx context.Context, name string, in io.Reader) (stop fun
 		}
 		go func() { // ends with the client's stream, which its server closes
 			_, cerr := io.Copy(f, in)
-			if spec.StdinOnce && cerr == nil && ctx.Err() == nil {
+			// A terminal's input ends by a character; closing it would hang it up.
+			if spec.StdinOnce && !spec.TTY && cerr == nil && ctx.Err() == nil {
 				w.closeInput(c.ID)
 				_ = w.deps.Engine.CloseStdin(context.WithoutCancel(ctx), c.ID) // it may have ended
 			}
