@@ -163,7 +163,8 @@ func (a *authenticator) grantedUser(c Credentials) (*natsserver.User, error) {
 	}, nil
 }
 
-// tapPermissions lets a client follow the filters live and read their past.
+// tapPermissions lets a client follow the filters live and read their past. It may
+// not ask for information on the stream: that can list the names of all objects.
 // Consumers have random names, which is what keeps taps from reading each
 // other's.
 func tapPermissions(user string, filters []string) *natsserver.Permissions {
@@ -171,7 +172,6 @@ func tapPermissions(user string, filters []string) *natsserver.Permissions {
 		edgeAPI + ".CONSUMER.MSG.NEXT." + StreamArchive + ".*",
 		edgeAPI + ".CONSUMER.DELETE." + StreamArchive + ".*",
 		edgeAPI + ".CONSUMER.INFO." + StreamArchive + ".*",
-		edgeAPI + ".STREAM.INFO." + StreamArchive,
 		edgeAPI + ".CONSUMER.CREATE." + StreamArchive + ".*." + schemas.ResyncSubject,
 	}
 	subscribe := []string{LiveResync, userInbox(user) + ".>"}

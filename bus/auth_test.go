@@ -244,7 +244,7 @@ func TestTapSeesOnlyWhatIsGranted(t *testing.T) {
 	for _, subject := range []string{
 		"bus.API.CONSUMER.CREATE.ARCHIVE.x.h.>", "bus.API.CONSUMER.CREATE.ARCHIVE.x.h.*.*.*.>", "bus.API.CONSUMER.CREATE.ARCHIVE.x",
 		"bus.API.CONSUMER.CREATE.ARCHIVE.x.h._.pods.default.>", "bus.API.CONSUMER.CREATE.HISTORY.x.h._.pods.prod.>",
-		"h._.pods.prod.a", "bus.API.DIRECT.GET.LASTN.n.n1",
+		"h._.pods.prod.a", "bus.API.DIRECT.GET.LASTN.n.n1", "bus.API.STREAM.INFO.ARCHIVE", "$JS.API.STREAM.INFO.ARCHIVE",
 	} {
 		denied(t, c, subject)
 	}

@@ -74,17 +74,17 @@ func (i *Informers) For(gvr schema.GroupVersionResource, obj runtime.Object) cac
 		panic("bus: handler on an informer that was just made: " + err.Error())
 	}
 	i.byGVR[gvr] = inf
-	i.startLocked(gvr)
+	i.startLocked(i.ctx, gvr)
 	return inf.SharedIndexInformer
 }
 
 // startLocked runs an informer if Run runs. The caller holds mu.
-func (i *Informers) startLocked(gvr schema.GroupVersionResource) {
+func (i *Informers) startLocked(ctx context.Context, gvr schema.GroupVersionResource) {
 	if i.group == nil || i.started[gvr] {
 		return
 	}
 	i.started[gvr] = true
-	inf, ctx := i.byGVR[gvr], i.ctx
+	inf := i.byGVR[gvr]
 	i.group.Go(func() error {
 		inf.RunWithContext(ctx)
 		return nil
@@ -102,7 +102,7 @@ func (i *Informers) Run(ctx context.Context) error {
 	}
 	i.group, i.ctx = group, groupCtx
 	for gvr := range i.byGVR {
-		i.startLocked(gvr)
+		i.startLocked(groupCtx, gvr)
 	}
 	i.mu.Unlock()
 	<-ctx.Done()

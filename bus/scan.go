@@ -24,14 +24,17 @@ type scan struct {
 	stream string
 	filter string
 	name   string // of the consumer; "" for a random one
-	// Where the pass begins: at a sequence, at a time, or at the last message of
-	// every subject.
+	// Where the pass begins: at a sequence, at a time, after the last message of
+	// now, or at the last message of every subject. By default, at the first.
 	from           uint64
 	since          time.Time
+	fresh          bool
 	lastPerSubject bool
-	// follow makes the pass go on with messages as they come. It then begins at
-	// from, and ends with the context.
+	// follow makes the pass go on with messages as they come, until the context
+	// ends.
 	follow bool
+	// ready is called, if set, whenever a consumer has begun.
+	ready func()
 	// lost is called, if set, before the first message after some that the stream
 	// no longer has: with the last event seen and the next one.
 	lost func(last, next schemas.Event) error
@@ -95,6 +98,8 @@ func (s *scan) config(name string) jetstream.ConsumerConfig {
 		cfg.DeliverPolicy = jetstream.DeliverLastPerSubjectPolicy
 	case s.from > 0:
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.from
+	case s.fresh:
+		cfg.DeliverPolicy = jetstream.DeliverNewPolicy
 	case !s.since.IsZero():
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &s.since
 	}
@@ -111,8 +116,8 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 	} else if err := c.js.DeleteConsumer(ctx, s.stream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fail(err) // one that was left behind begins elsewhere
 	}
-	if s.follow {
-		if err := c.checkStart(ctx, s); err != nil {
+	if s.follow && !c.cfg.edge() {
+		if err := c.checkAnew(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -122,6 +127,10 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 		return fail(err)
 	}
 	defer c.deleteConsumer(ctx, s.stream, name)
+	s.begun(consumer.CachedInfo().Delivered.Stream + 1)
+	if s.ready != nil {
+		s.ready()
+	}
 	if consumer.CachedInfo().NumPending == 0 && !s.follow {
 		return nil
 	}
@@ -200,17 +209,28 @@ func (c *Client) scanned(s *scan, msg jetstream.Msg, m *jetstream.MsgMetadata, f
 	return nil
 }
 
-// checkStart notices that the stream no longer has what should come next, or
-// was made anew.
-func (c *Client) checkStart(ctx context.Context, s *scan) error {
+// begun takes the sequence at which the server has let the consumer begin. It is
+// a later one than asked for if the stream no longer has that.
+func (s *scan) begun(at uint64) {
+	switch {
+	case s.fresh:
+		s.fresh, s.from = false, at
+	case s.follow && s.from > 0 && at > s.from:
+		s.trimmed = true
+	}
+}
+
+// checkAnew notices that the stream was made anew and ends before the place where
+// the reader stands. The server would wait for that place to come.
+func (c *Client) checkAnew(ctx context.Context, s *scan) error {
+	if s.from == 0 {
+		return nil
+	}
 	head, err := c.Head(ctx, s.stream)
 	if err != nil {
 		return &scanError{err}
 	}
-	switch {
-	case head.First > s.from && s.from > 0:
-		s.trimmed = true
-	case head.Seq+1 < s.from:
+	if head.Seq+1 < s.from {
 		s.trimmed, s.from = true, max(head.First, 1)
 	}
 	return nil

@@ -44,7 +44,6 @@ accounts {
       {service: "$JS.API.CONSUMER.DELETE.ARCHIVE.*", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.INFO.ARCHIVE.*", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*", response_type: stream, accounts: [EDGE]}
-      {service: "$JS.API.STREAM.INFO.ARCHIVE", accounts: [EDGE]}
       {service: "$JS.API.DIRECT.GET.LASTN.>", accounts: [EDGE]}
     ]
   }
@@ -58,7 +57,6 @@ accounts {
       {service: {account: CORE, subject: "$JS.API.CONSUMER.DELETE.ARCHIVE.*"}, to: "bus.API.CONSUMER.DELETE.ARCHIVE.*"}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.INFO.ARCHIVE.*"}, to: "bus.API.CONSUMER.INFO.ARCHIVE.*"}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}, to: "bus.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}
-      {service: {account: CORE, subject: "$JS.API.STREAM.INFO.ARCHIVE"}, to: "bus.API.STREAM.INFO.ARCHIVE"}
       {service: {account: CORE, subject: "$JS.API.DIRECT.GET.LASTN.>"}, to: "bus.API.DIRECT.GET.LASTN.>"}
     ]
   }

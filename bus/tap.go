@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,51 +33,45 @@ type TapOptions struct {
 // because the stream no longer keeps them, fn gets an event of type GAP. fn may
 // take its time: that holds up nobody else.
 func (c *Client) Tap(ctx context.Context, opts TapOptions, fn func(schemas.Event) error) error {
-	filter := opts.Filter
-	if filter == "" {
-		filter = schemas.AllObjects
+	filters := []string{schemas.AllObjects}
+	if opts.Filter != "" && opts.Filter != schemas.AllObjects {
+		filters = []string{opts.Filter, schemas.ResyncSubject} // gaps are told whatever the filter
 	}
-	head, err := c.Head(ctx, StreamArchive)
-	if err != nil {
-		return err
-	}
-	start := scan{stream: StreamArchive, from: head.Seq + 1, follow: true}
+	start := scan{stream: StreamArchive, follow: true, fresh: true}
 	switch {
 	case opts.SinceRev > 0:
-		if start.from, err = c.sequenceOf(ctx, opts.SinceRev, head); err != nil {
+		start.fresh = false
+		if err := c.startAt(ctx, &start, opts.SinceRev); err != nil {
 			return err
 		}
 	case !opts.Since.IsZero():
-		start.from, start.since = 0, opts.Since
+		start.fresh, start.since = false, opts.Since
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	events := make(chan schemas.Event)
-	failed := make(chan error, 2)
-	running := 0
+	failed := make(chan error, len(filters))
+	var tails sync.WaitGroup
+	defer tails.Wait()
+	defer cancel()
+	var begun atomic.Int32
 	follow := func(filter string) {
-		running++
 		s := start
 		s.filter = filter
-		go func() { failed <- c.tail(ctx, s, opts.SinceRev, events) }()
+		s.ready = sync.OnceFunc(func() {
+			if int(begun.Add(1)) == len(filters) && opts.Ready != nil {
+				opts.Ready()
+			}
+		})
+		tails.Go(func() { failed <- c.tail(ctx, s, opts.SinceRev, events) })
 	}
-	follow(filter)
-	if filter != schemas.AllObjects {
-		follow(schemas.ResyncSubject) // so that gaps are told whatever the filter
+	for _, filter := range filters {
+		follow(filter)
 	}
-	if opts.Ready != nil {
-		opts.Ready()
-	}
-	err = deliver(ctx, events, failed, &running, fn)
-	cancel()
-	for ; running > 0; running-- {
-		<-failed
-	}
-	return err
+	return deliver(ctx, events, failed, fn)
 }
 
 // deliver calls fn from one goroutine for what the tails find.
-func deliver(ctx context.Context, events <-chan schemas.Event, failed <-chan error, running *int, fn func(schemas.Event) error) error {
+func deliver(ctx context.Context, events <-chan schemas.Event, failed <-chan error, fn func(schemas.Event) error) error {
 	for {
 		select {
 		case e := <-events:
@@ -83,7 +79,6 @@ func deliver(ctx context.Context, events <-chan schemas.Event, failed <-chan err
 				return err
 			}
 		case err := <-failed:
-			*running--
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
@@ -102,6 +97,9 @@ func (c *Client) tail(ctx context.Context, s scan, sinceRev int64, to chan<- sch
 		}
 	}
 	s.lost = func(last, next schemas.Event) error {
+		if last.Rev == 0 && next.Rev <= sinceRev {
+			return nil // nothing that was asked for
+		}
 		return send(schemas.Event{
 			Rev: next.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: max(last.Rev, sinceRev-1), Epoch: next.Epoch,
 			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`),
@@ -115,13 +113,28 @@ func (c *Client) tail(ctx context.Context, s scan, sinceRev int64, to chan<- sch
 	})
 }
 
-// sequenceOf finds the first message of ARCHIVE at or after a revision. Clients
-// of the account EDGE may not look at single messages; they read from the start
-// and skip.
-func (c *Client) sequenceOf(ctx context.Context, rev int64, head Position) (uint64, error) {
-	if c.cfg.edge() || head.Empty {
-		return max(head.First, 1), nil
+// startAt makes a scan begin with the first message of ARCHIVE at or after a
+// revision. Clients of the account EDGE may not look at single messages; they read
+// from the start and skip.
+func (c *Client) startAt(ctx context.Context, s *scan, rev int64) error {
+	if c.cfg.edge() {
+		return nil
 	}
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil {
+		return err
+	}
+	if head.Empty {
+		s.from = head.Seq + 1
+		return nil
+	}
+	s.from, err = c.sequenceOf(ctx, rev, head)
+	s.trimmed = head.Trimmed && s.from <= head.First
+	return err
+}
+
+// sequenceOf finds the first message of ARCHIVE at or after a revision.
+func (c *Client) sequenceOf(ctx context.Context, rev int64, head Position) (uint64, error) {
 	stream, err := c.js.Stream(ctx, StreamArchive)
 	if err != nil {
 		return 0, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))

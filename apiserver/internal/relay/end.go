@@ -67,7 +67,8 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 	}
 	if last.Rev > now.Header.Revision || !same {
 		r.log.Warn().Int64("rev", now.Header.Revision).Int64("history", last.Rev).Msg("etcd was set back, making new streams")
-		return resume{}, errors.Join(errors.New("etcd was set back"), r.bus.DropStreams(ctx))
+		_, err := r.bus.RemakeStreams(ctx, now.Header.ClusterId, now.Header.Revision)
+		return resume{}, errors.Join(errors.New("etcd was set back"), err)
 	}
 	at = resumeAfter(at, last, checkpoint, valid)
 	if made.Partial && at.resync == nil {

@@ -345,6 +345,24 @@ func TestLostStateOfAnAgedStreamIsMadeWhole(t *testing.T) {
 	r.verify(t)
 }
 
+func TestStreamsOfAnotherEtcdAreMadeAnew(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	r.churn(t, 95, 300)
+	r.verify(t)
+	kill()
+	before, err := r.client.Head(t.Context(), bus.StreamHistory)
+	require.NoError(t, err)
+	r.Etcd = feedtest.Start(t) // somebody has removed etcd's data and kept the bus'
+	r.churn(t, 96, 50)
+	r.start(t)
+	require.Empty(t, r.verify(t).Gaps)
+	after, err := r.client.Head(t.Context(), bus.StreamHistory)
+	require.NoError(t, err)
+	require.NotEqual(t, before.Epoch, after.Epoch)
+	require.Greater(t, after.First, before.Seq, "sequence numbers never go back")
+}
+
 func TestResumeAfterTheLastMessage(t *testing.T) {
 	for name, tc := range map[string]struct {
 		last       schemas.Event
