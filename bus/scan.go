@@ -213,6 +213,8 @@ func (c *Client) scanned(s *scan, msg jetstream.Msg, m *jetstream.MsgMetadata, f
 // a later one than asked for if the stream no longer has that.
 func (s *scan) begun(at uint64) {
 	switch {
+	case s.fresh && at == 1: // nothing was ever stored: all that comes is new
+		s.fresh = false
 	case s.fresh:
 		s.fresh, s.from = false, at
 	case s.follow && s.from > 0 && at > s.from:
