@@ -154,7 +154,7 @@ func (a *Agent) wire(ctx context.Context, e *engine.Engine, g *errgroup.Group) e
 	}
 	a.engine, a.images = e, image.NewStore(e)
 	a.objects = objects.New(a.deps.Client, a.deps.Changes != nil)
-	a.events = newAnnouncer(a.deps.Client, a.cfg.NodeName)
+	a.events = newAnnouncer(ctx, a.deps.Client, a.cfg.NodeName)
 	a.keeper = nodestatus.New(nodestatus.Config{
 		Name: a.cfg.NodeName, Labels: a.cfg.Labels, Taints: a.cfg.Taints,
 		LeaseDuration: a.cfg.LeaseDuration, RenewInterval: a.cfg.RenewInterval,

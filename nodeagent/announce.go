@@ -19,8 +19,8 @@ type announcer struct {
 	recorder    record.EventRecorder
 }
 
-func newAnnouncer(client kubernetes.Interface, node string) *announcer {
-	b := record.NewBroadcaster(record.WithContext(context.Background())) // ended by stop, after the last worker
+func newAnnouncer(ctx context.Context, client kubernetes.Interface, node string) *announcer {
+	b := record.NewBroadcaster(record.WithContext(context.WithoutCancel(ctx))) // ended by stop, after the last worker
 	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	return &announcer{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: node})}
 }

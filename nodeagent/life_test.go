@@ -305,7 +305,7 @@ func TestStatusWriteNamesItsCause(t *testing.T) {
 	for _, w := range writes {
 		require.NotEmpty(t, w.Cause, "each write names the revision of the pod that led to it")
 	}
-	require.LessOrEqual(t, len(writes), 3, "a pod's start and end take few writes")
+	require.LessOrEqual(t, len(writes), 3, "a pod's start and end take few writes: %s", writes)
 }
 
 // BenchmarkPodStart measures from the moment the source tells of a pod to the

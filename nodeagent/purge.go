@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
@@ -43,7 +44,9 @@ func Purge(ctx context.Context, cfg Config, log zerolog.Logger) error {
 		}
 		_ = os.Remove(filepath.Dir(dir)) // if no other node uses it
 	}
-	purgeCgroups(cfg.cgroup())
+	if err := purgeCgroups(ctx, cfg.cgroup()); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -102,18 +105,47 @@ func purgeLogs(cfg Config) error {
 	return nil
 }
 
-// purgeCgroups removes the node's cgroups, the innermost first.
-func purgeCgroups(path string) {
+// purgeTimeout is how long the last shims may take to let go of their cgroups.
+const purgeTimeout = 5 * time.Second
+
+// purgeCgroups removes the node's cgroups. Shims that are just ending may hold
+// them a moment longer, and nothing tells when they are done.
+func purgeCgroups(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	for {
+		left := removeCgroups(path)
+		if left == "" {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("cgroup %s is still in use", left)
+		}
+	}
+}
+
+// removeCgroups removes a cgroup with all below it from every hierarchy, the
+// innermost first, and returns one that could not be removed.
+func removeCgroups(path string) (left string) {
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		roots, _ := filepath.Glob(pattern) // the pattern is well-formed
 		for _, root := range roots {
 			for _, depth := range []string{"*/*", "*", ""} {
 				dirs, _ := filepath.Glob(filepath.Join(root, path, depth))
 				for _, d := range dirs {
-					_ = unix.Rmdir(d) // one in use stays
+					info, err := os.Stat(d)
+					if err != nil || !info.IsDir() {
+						continue
+					}
+					if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+						left = d
+					}
 				}
 			}
 			_ = unix.Rmdir(filepath.Join(root, filepath.Dir(path))) // if no other node uses it
 		}
 	}
+	return left
 }

@@ -52,7 +52,7 @@ func (r *registry) start(ctx context.Context) error {
 			r.log.Error().Err(err).Msg("saved pod can not be continued, it starts anew when the API tells of it")
 			continue
 		}
-		r.run(types.UID(uid), w, byPod[uid])
+		r.run(ctx, w, byPod[uid])
 	}
 	if len(uids) > 0 {
 		r.log.Info().Int("pods", len(r.workers)).Int("containers", len(all)).Msg("adopted pods")
@@ -73,8 +73,8 @@ func byPod(all []engine.Found) map[string]map[string]engine.Found {
 }
 
 // run starts a worker; r.mu is held.
-func (r *registry) run(uid types.UID, w *podwork.Worker, found map[string]engine.Found) {
-	ctx := r.ctx
+func (r *registry) run(ctx context.Context, w *podwork.Worker, found map[string]engine.Found) {
+	uid := w.View().Pod.UID
 	r.workers[uid] = w
 	r.running.Go(func() {
 		w.Run(ctx, found)
@@ -158,7 +158,7 @@ func (r *registry) Upsert(pod *corev1.Pod, rev int64) {
 	if _, removed := r.done[pod.UID]; removed {
 		return // an echo of its last days, or it waits for a finalizer that is not ours
 	}
-	r.run(pod.UID, podwork.New(r.deps, pod, rev), nil)
+	r.run(r.ctx, podwork.New(r.deps, pod, rev), nil)
 }
 
 // Remove implements PodSink.

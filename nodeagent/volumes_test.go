@@ -73,6 +73,9 @@ func TestVolumesAndEnvironment(t *testing.T) {
 	_, out, err := n.exec(p, nil, "/bin/busy", "cat=/config/shape")
 	require.NoError(t, err)
 	require.Contains(t, out, "no such file")
+	_, out, err = n.exec(p, nil, "/bin/busy", "write=/config/mine=1")
+	require.NoError(t, err)
+	require.Contains(t, out, "read-only file system")
 
 	secretOnDisk := false
 	require.NoError(t, filepath.WalkDir(n.cfg.DataDir, func(path string, d os.DirEntry, err error) error {

@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -138,7 +139,7 @@ func Serve(user, password string) (*Registry, error) {
 		return nil, fmt.Errorf("listen for registry: %w", err)
 	}
 	r := &Registry{Host: l.Addr().String(), served: make(chan error, 1), user: user, password: password, pulls: map[string]int{}}
-	r.server = &http.Server{Handler: r.guard(registry.New(registry.Logger(log.New(io.Discard, "", 0))))}
+	r.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: r.guard(registry.New(registry.Logger(log.New(io.Discard, "", 0))))}
 	go func() { r.served <- r.server.Serve(l) }()
 	return r, nil
 }

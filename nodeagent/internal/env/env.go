@@ -262,10 +262,11 @@ func Resource(c *corev1.Container, ref *corev1.ResourceFieldSelector, allocatabl
 	if !ok {
 		return "", fmt.Errorf("resource %q does not exist", ref.Resource)
 	}
-	q, set := c.Resources.Requests[corev1.ResourceName(name)]
+	q := c.Resources.Requests[corev1.ResourceName(name)]
 	switch kind {
 	case "requests":
 	case "limits":
+		var set bool
 		if q, set = c.Resources.Limits[corev1.ResourceName(name)]; !set {
 			q = allocatable[corev1.ResourceName(name)]
 		}

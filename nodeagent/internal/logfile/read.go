@@ -95,25 +95,59 @@ func (r *reader) follow(ctx context.Context, log string, f *os.File, progress <-
 		case <-ctx.Done():
 			return nil
 		}
-		next, now := r.opts.Pump.progress()
+		upcoming, now := r.opts.Pump.progress()
 		if err := r.copy(f); err != nil {
 			return endOf(err)
 		}
 		if now != rotations {
+			next, err := r.catchUp(log, f)
 			_ = f.Close()
-			var err error
-			if f, err = os.Open(log); err != nil {
-				return err
-			}
-			if err := r.copy(f); err != nil {
+			if err != nil {
 				return endOf(err)
 			}
+			f = next
 		}
 		if ended {
 			return nil
 		}
-		progress, rotations = next, now
+		progress, rotations = upcoming, now
 	}
+}
+
+// catchUp writes the logs that followed f, which was rotated, and returns the
+// newest one, open.
+func (r *reader) catchUp(log string, f *os.File) (*os.File, error) {
+	paths, err := Rotated(log)
+	if err != nil {
+		return nil, err
+	}
+	before, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	for i, path := range paths {
+		if info, err := os.Stat(path); err == nil && os.SameFile(info, before) {
+			paths = paths[i+1:]
+			break
+		}
+	}
+	for _, path := range append(paths, log) {
+		next, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed by a later rotation
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := r.copy(next); err != nil {
+			return nil, errors.Join(err, next.Close())
+		}
+		if path == log {
+			return next, nil
+		}
+		_ = next.Close()
+	}
+	return nil, os.ErrNotExist
 }
 
 // copy writes all complete lines from f's position on.

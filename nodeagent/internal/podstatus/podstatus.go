@@ -153,11 +153,11 @@ func (b *builder) container(i int) corev1.ContainerStatus {
 	c, spec := &b.p.Containers[i], b.spec.Containers[i]
 	started := c.Started
 	cs := corev1.ContainerStatus{
-		Name: c.Name, Image: c.Image, ImageID: c.ImageID, RestartCount: int32(c.Restarts),
+		Name: c.Name, Image: c.Image, RestartCount: int32(c.Restarts),
 		Ready: c.Ready, Started: &started,
 	}
 	if c.ID != "" && c.State != podstate.Starting {
-		cs.ContainerID = "containerd://" + c.ID
+		cs.ContainerID, cs.ImageID = "containerd://"+c.ID, c.ImageID // an image that is only present is no news
 	}
 	if spec.Role == podstate.Init {
 		cs.Ready = b.initDone(i)

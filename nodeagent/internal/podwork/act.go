@@ -45,7 +45,7 @@ func (w *Worker) act(ctx context.Context, a podstate.Action) {
 	case podstate.Forget:
 		w.forget(ctx, a)
 	case podstate.StartProbe:
-		w.startProbe(a)
+		w.startProbe(ctx, a)
 	case podstate.StopProbes:
 		if cancel := w.probes[a.C]; cancel != nil {
 			cancel()
@@ -183,7 +183,10 @@ func (w *Worker) forget(ctx context.Context, a podstate.Forget) {
 			case <-ctx.Done():
 			}
 		}
-		removeCgroup(w.cgroup(name, newest))
+		w.mu.Lock()
+		delete(w.busy, a.ID)
+		delete(w.ends, a.ID)
+		w.mu.Unlock()
 		for n := newest - 2; n >= 0; n-- {
 			old, _ := filepath.Glob(w.dirs.log(name, n) + "*")
 			if len(old) == 0 {
@@ -232,7 +235,7 @@ func (w *Worker) hook(ctx context.Context, i int, id string, h *corev1.Lifecycle
 }
 
 // startProbe begins one of a container's probes; they end together.
-func (w *Worker) startProbe(a podstate.StartProbe) {
+func (w *Worker) startProbe(ctx context.Context, a podstate.StartProbe) {
 	c := w.container(a.C)
 	spec, first := c.ReadinessProbe, probe.Unhealthy
 	switch a.Kind {
@@ -248,7 +251,7 @@ func (w *Worker) startProbe(a podstate.StartProbe) {
 	if spec == nil {
 		return // the specification changed under us
 	}
-	ctx, cancel := context.WithCancel(w.probing)
+	ctx, cancel := context.WithCancel(ctx)
 	if before := w.probes[a.C]; before != nil {
 		own := cancel
 		cancel = func() { before(); own() }

@@ -148,7 +148,7 @@ func (w *Worker) adopt(ctx context.Context, found map[string]engine.Found) {
 		}
 		f, ok := found[c.ID]
 		w.stopSignals[i] = f.Labels[labelStopSignal]
-		w.resumeOutput(ctx, i, c, ok && f.Running)
+		w.resumeOutput(ctx, i, f)
 		switch {
 		case ok && f.Running:
 			alive = true
@@ -172,14 +172,19 @@ func (w *Worker) lostNamespaces() bool {
 	return os.IsNotExist(err)
 }
 
-// resumeOutput goes on moving output into the log where an earlier agent left off.
-func (w *Worker) resumeOutput(ctx context.Context, i int, c *podstate.Container, running bool) {
+// resumeOutput goes on moving output into the log where an earlier agent left
+// off. A start that has to be made again brings its own pump.
+func (w *Worker) resumeOutput(ctx context.Context, i int, f engine.Found) {
+	c := &w.state.Containers[i]
+	if c.State == podstate.Starting && !f.Running && !f.Exited {
+		return
+	}
 	files := w.dirs.attempt(c.Name, c.Restarts, w.container(i).TTY)
 	if _, err := os.Stat(files.Stdout); err != nil {
 		return // complete, or never begun
 	}
 	p := w.pump(ctx, c.ID, files)
-	if !running && c.State != podstate.Starting {
+	if !f.Running {
 		p.Finish()
 	}
 }

@@ -100,6 +100,7 @@ func (j *startJob) run(ctx context.Context) podstate.Event {
 	at, err := j.w.deps.Engine.Start(ctx, a)
 	if err != nil {
 		pump.Finish()
+		<-pump.Done() // the next try writes the same files
 		var create *engine.CreateError
 		if errors.As(err, &create) {
 			return j.failed(ctx, reasonCreate, err, false)
@@ -263,7 +264,7 @@ func (j *startJob) volumeMount(n int, m corev1.VolumeMount, environ []string) (r
 		}
 		source = pin
 	}
-	mount := runspec.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly}
+	mount := runspec.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly || j.fromAPI(m.Name)}
 	if m.MountPropagation != nil {
 		mount.Propagation = *m.MountPropagation
 	}
@@ -271,4 +272,15 @@ func (j *startJob) volumeMount(n int, m corev1.VolumeMount, environ []string) (r
 		mount.Recursive = *r == corev1.RecursiveReadOnlyEnabled
 	}
 	return mount, nil
+}
+
+// fromAPI reports whether a volume's content comes from the API: nobody but the
+// agent may write it.
+func (j *startJob) fromAPI(name string) bool {
+	for i := range j.pod.Spec.Volumes {
+		if v := &j.pod.Spec.Volumes[i]; v.Name == name {
+			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+		}
+	}
+	return false
 }

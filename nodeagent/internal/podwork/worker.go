@@ -47,7 +47,6 @@ type Worker struct {
 	stopSignals map[int]string // as the images name them
 	infra       infra
 	probes      map[int]context.CancelFunc
-	probing     context.Context
 	status      statusDesk
 	stopped     bool // the pod was over before this agent saw it
 }
@@ -183,7 +182,6 @@ func (w *Worker) Run(ctx context.Context, found map[string]engine.Found) {
 	actx, cancel := context.WithCancel(ctx)
 	defer w.acts.Wait()
 	defer cancel()
-	w.probing = actx
 	switch {
 	case w.stopped:
 		w.wanted(actx)

@@ -14,6 +14,7 @@
 //	stdin          copy stdin to stdout until it ends
 //	sleep=DURATION wait
 //	serve=PORT     serve HTTP: / says the host name, /file?path=P the content of P, /healthz fails while /tmp/unhealthy exists
+//	get=URL        print what an HTTP GET on a new connection answers
 //	wait           wait for SIGTERM, then go on with the next step
 //	stubborn       wait and ignore SIGTERM
 //	exit=CODE      end
@@ -66,7 +67,7 @@ func do(verb, arg string, term <-chan os.Signal) error {
 		sort.Strings(env)
 		fmt.Println(strings.Join(env, "\n"))
 	case "cat":
-		data, err := os.ReadFile(arg)
+		data, err := os.ReadFile(arg) //nolint:gosec // it does what the test tells it, inside a container
 		if err != nil {
 			return err
 		}
@@ -89,6 +90,8 @@ func do(verb, arg string, term <-chan os.Signal) error {
 		return err
 	case "serve":
 		go serve(arg)
+	case "get":
+		return get(arg)
 	case "wait":
 		fmt.Println("got", <-term)
 	case "stubborn":
@@ -107,11 +110,27 @@ func do(verb, arg string, term <-chan os.Signal) error {
 	return nil
 }
 
+// get prints one answer. Each call connects anew: what is tested is connecting.
+func get(url string) error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(url) //nolint:gosec // it does what the test tells it, inside a container
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	fmt.Println(strings.TrimSpace(string(body)))
+	return nil
+}
+
 func count(arg string) error {
 	n, err := strconv.Atoi(arg)
 	w := bufio.NewWriter(os.Stdout)
 	for i := range n {
-		fmt.Fprintln(w, i)
+		_, _ = fmt.Fprintln(w, i) // Flush tells
 	}
 	if err != nil {
 		return err
@@ -140,7 +159,7 @@ func write(verb, arg string) error {
 	if verb == "append" {
 		flags, text = os.O_CREATE|os.O_WRONLY|os.O_APPEND, text+"\n"
 	}
-	f, err := os.OpenFile(file, flags, 0o644)
+	f, err := os.OpenFile(file, flags, 0o644) //nolint:gosec // it does what the test tells it, inside a container
 	if err != nil {
 		return err
 	}
@@ -172,17 +191,18 @@ func serve(port string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		name, _ := os.Hostname()
-		fmt.Fprintln(w, name)
+		_, _ = fmt.Fprintln(w, name) // a client that left needs no answer
 	})
-	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, r.URL.Query().Get("path")) })
+	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, r.URL.Query().Get("path")) }) //nolint:gosec // it does what the test tells it, inside a container
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if _, err := os.Stat("/tmp/unhealthy"); err == nil {
 			http.Error(w, "unhealthy", http.StatusInternalServerError)
 			return
 		}
-		fmt.Fprintln(w, "ok")
+		_, _ = fmt.Fprintln(w, "ok") // the same
 	})
-	if err := http.ListenAndServe(":"+port, mux); err != nil {
+	srv := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: time.Minute}
+	if err := srv.ListenAndServe(); err != nil {
 		fmt.Fprintln(os.Stderr, "busy:", err)
 		os.Exit(1)
 	}
