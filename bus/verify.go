@@ -2,8 +2,10 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"time"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -87,9 +89,12 @@ func fingerprintOf(seed maphash.Seed, e schemas.Event) fingerprint {
 	return fingerprint{cnt: e.Cnt, typ: e.Type, key: e.Key, prev: e.PrevRev, body: maphash.Bytes(seed, e.Object)}
 }
 
+// verifyPatience is how long Verify waits for a relay that lags.
+const verifyPatience = 30 * time.Second
+
 // Verify compares HISTORY with etcd over all revisions that both still hold, and
-// STATE with etcd's objects. It waits until the relay has passed the revision
-// that etcd has when it is called.
+// STATE with etcd's objects. It gives the relay half a minute to pass the revision
+// that etcd has when it is called; after that, what is not there is missing.
 func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	oldest, newest, err := truth.Bounds(ctx)
 	if err != nil {
@@ -101,8 +106,10 @@ func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 		return nil, err
 	}
 	if expected > 0 {
-		if err := c.WaitForRevision(ctx, expected); err != nil {
-			return nil, err
+		patient, cancel := context.WithTimeout(ctx, verifyPatience)
+		defer cancel()
+		if err := c.WaitForRevision(patient, expected); err != nil && patient.Err() == nil || ctx.Err() != nil {
+			return nil, errors.Join(err, ctx.Err())
 		}
 	}
 	if err := c.scan(ctx, scan{stream: StreamHistory}, v.read); err != nil {
