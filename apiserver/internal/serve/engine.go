@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -60,7 +62,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
 	}
 	e.GET("/version", func(g *gin.Context) { g.JSON(http.StatusOK, kinds.Version()) })
-	e.GET("/metrics", gin.WrapH(legacyregistry.Handler()))
+	e.GET("/metrics", gin.WrapH(metrics()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
 		e.GET(path, gin.WrapH(openapi))
 	}
@@ -70,6 +72,13 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e.GET("/", func(g *gin.Context) { g.JSON(http.StatusOK, gin.H{"paths": c.paths()}) })
 	e.NoRoute(gin.WrapH(c.dispatcher()))
 	return e, nil
+}
+
+// metrics serves what upstream's code counts and what everything else in the process
+// does: etcd, bus, relay, network.
+func metrics() http.Handler {
+	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, prometheus.DefaultGatherer},
+		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
 func profile(w http.ResponseWriter, r *http.Request) {

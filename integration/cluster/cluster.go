@@ -1,0 +1,299 @@
+// Package cluster drives the built rutter binary and stock kubectl the way a user does.
+// It knows Rutter only from outside: commands, files, exit codes.
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Cluster is one data directory with its ports. Start may be called again after Stop
+// or Kill.
+type Cluster struct {
+	t          testing.TB
+	rutter     string
+	kubectl    string
+	Dir        string // data directory
+	Run        string // run directory
+	Node       string
+	API, Bus   int
+	NodePort   int
+	process    *exec.Cmd
+	exited     chan error
+	output     *output
+	extraFlags []string
+}
+
+// output keeps what the process printed.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (o *output) add(line string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.WriteString(line + "\n")
+}
+
+// String is everything printed so far.
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// startTimeout is generous: what is measured is measured by benchmarks.
+const startTimeout = 2 * time.Minute
+
+// New prepares a cluster of its own and removes it when the test ends. It skips only
+// without root.
+func New(t testing.TB, flags ...string) *Cluster {
+	t.Helper()
+	if uid := os.Geteuid(); uid != 0 {
+		t.Skipf("not root: uid=%d", uid)
+	}
+	dir, err := os.MkdirTemp("", "rutter-it-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{
+		t: t, rutter: binary(t, "RUTTER_BIN", "rutter"), kubectl: binary(t, "KUBECTL_BIN", "kubectl"),
+		Dir: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Node: "it-" + strconv.Itoa(os.Getpid()),
+		API: freePort(t), Bus: freePort(t), NodePort: freePort(t), extraFlags: flags,
+	}
+	t.Cleanup(func() {
+		if c.process != nil {
+			c.Kill()
+		}
+		if out, err := c.Rutter("down", "--purge", "--node-name", c.Node); err != nil {
+			t.Errorf("down --purge: %v\n%s", err, out)
+		}
+		if t.Failed() {
+			t.Logf("log of the cluster:\n%s", tail(filepath.Join(dir, "rutter.log"), 60))
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// binary finds a program that the task runner built.
+func binary(t testing.TB, env, name string) string {
+	t.Helper()
+	path := os.Getenv(env)
+	if path == "" {
+		root, err := exec.Command("go", "env", "GOMOD").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path = filepath.Join(filepath.Dir(strings.TrimSpace(string(root))), "bin", name)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is not built; run `./task build tools` or set %s: %v", name, env, err)
+	}
+	return path
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func tail(path string, lines int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// UpArgs are the arguments that Start gives to rutter.
+func (c *Cluster) UpArgs() []string {
+	return append([]string{"up", "--data-dir", c.Dir, "--run-dir", c.Run, "--node-name", c.Node,
+		"--api-port", strconv.Itoa(c.API), "--bus-port", strconv.Itoa(c.Bus), "--node-port", strconv.Itoa(c.NodePort), "--log-level", "info"}, c.extraFlags...)
+}
+
+// Start runs `rutter up` and returns when it says how to use the cluster.
+func (c *Cluster) Start() {
+	c.t.Helper()
+	c.process = exec.Command(c.rutter, c.UpArgs()...)
+	c.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.output, c.exited = &output{}, make(chan error, 1)
+	pipe, err := c.process.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.process.Stderr = c.process.Stdout
+	if err := c.process.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	up := make(chan struct{})
+	go func() {
+		var once sync.Once
+		lines := bufio.NewScanner(pipe)
+		for lines.Scan() {
+			c.output.add(lines.Text())
+			if strings.HasPrefix(lines.Text(), "Up in ") {
+				once.Do(func() { close(up) })
+			}
+		}
+		_, _ = io.Copy(io.Discard, pipe)
+		c.exited <- c.process.Wait()
+	}()
+	select {
+	case <-up:
+	case err := <-c.exited:
+		c.process = nil
+		c.t.Fatalf("rutter up ended: %v\n%s", err, c.output)
+	case <-time.After(startTimeout):
+		c.t.Fatalf("rutter up is not up after %s\n%s\n%s", startTimeout, c.output, tail(filepath.Join(c.Dir, "log", "rutter.log"), 40))
+	}
+}
+
+// PID is the process of the running cluster.
+func (c *Cluster) PID() int { return c.process.Process.Pid }
+
+// Output is what `rutter up` has printed.
+func (c *Cluster) Output() string { return c.output.String() }
+
+// Stop interrupts the cluster as Ctrl-C does and returns how it ended.
+func (c *Cluster) Stop() error { return c.end(syscall.SIGINT) }
+
+// Kill ends the process without giving it a chance.
+func (c *Cluster) Kill() { _ = c.end(syscall.SIGKILL) }
+
+func (c *Cluster) end(signal syscall.Signal) error {
+	c.t.Helper()
+	if err := c.process.Process.Signal(signal); err != nil {
+		c.t.Fatal(err)
+	}
+	select {
+	case err := <-c.exited:
+		c.process = nil
+		return err
+	case <-time.After(time.Minute):
+		_ = c.process.Process.Kill()
+		c.t.Fatalf("rutter has not ended a minute after %s", signal)
+		return nil
+	}
+}
+
+// Rutter runs a rutter command on this cluster and returns its output.
+func (c *Cluster) Rutter(args ...string) (string, error) {
+	args = append(args, "--data-dir", c.Dir, "--run-dir", c.Run)
+	return c.run(nil, c.rutter, args...)
+}
+
+// RutterBus is Rutter for commands that read the bus.
+func (c *Cluster) RutterBus(args ...string) (string, error) {
+	return c.Rutter(append(args, "--bus-port", strconv.Itoa(c.Bus))...)
+}
+
+// Tap runs `rutter tap` until stop is called, which returns what it printed.
+func (c *Cluster) Tap(args ...string) (stop func() string) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	args = append([]string{"tap", "--data-dir", c.Dir, "--run-dir", c.Run, "--bus-port", strconv.Itoa(c.Bus)}, args...)
+	cmd := exec.CommandContext(ctx, c.rutter, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	return func() string {
+		cancel()
+		_ = cmd.Wait() // it was interrupted
+		return out.String()
+	}
+}
+
+// Kubeconfig is the administrator's kubeconfig.
+func (c *Cluster) Kubeconfig() string { return filepath.Join(c.Dir, "admin.kubeconfig") }
+
+// Kubectl runs kubectl and fails the test if it does not succeed.
+func (c *Cluster) Kubectl(args ...string) string {
+	c.t.Helper()
+	out, err := c.TryKubectl("", args...)
+	if err != nil {
+		c.t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// Apply applies a manifest.
+func (c *Cluster) Apply(manifest string) string {
+	c.t.Helper()
+	out, err := c.TryKubectl(manifest, "apply", "-f", "-")
+	if err != nil {
+		c.t.Fatalf("kubectl apply: %v\n%s\n%s", err, out, manifest)
+	}
+	return out
+}
+
+// TryKubectl runs kubectl with an input.
+func (c *Cluster) TryKubectl(stdin string, args ...string) (string, error) {
+	return c.run(strings.NewReader(stdin), c.kubectl, append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+}
+
+// Background starts kubectl and returns it running; the test ends it.
+func (c *Cluster) Background(args ...string) (*exec.Cmd, io.Reader) {
+	c.t.Helper()
+	cmd := exec.Command(c.kubectl, append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+	cmd.Env = c.env()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd, out
+}
+
+func (c *Cluster) env() []string {
+	return append(os.Environ(), "HOME="+filepath.Dir(c.Dir), "KUBECONFIG=")
+}
+
+const commandTimeout = 3 * time.Minute
+
+func (c *Cluster) run(stdin io.Reader, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = c.env()
+	cmd.Stdin = stdin
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("no end after %s: %w", commandTimeout, ctx.Err())
+	}
+	return string(out), err
+}
+
+// TryRutter runs a rutter command with exactly these arguments.
+func (c *Cluster) TryRutter(args ...string) (string, error) { return c.run(nil, c.rutter, args...) }
