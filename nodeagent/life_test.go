@@ -190,6 +190,7 @@ func TestKilledAgentIsSucceeded(t *testing.T) {
 	n.create(ender)
 	before := n.await(ticker, "ran", ready)
 	n.await(ender, "ran", ready)
+	n.awaitLog(ender, "begin\n")
 	for range 3 {
 		kill()
 		kill = n.spawn()
@@ -223,12 +224,6 @@ func TestKilledAgentIsSucceeded(t *testing.T) {
 // signalSteps sends SIGTERM to the process that has this step and waits for its end.
 func signalSteps(t *testing.T, step string) {
 	t.Helper()
-	// runc returns a moment before the container's program takes over.
-	require.Eventually(t, func() bool { return signalled(t, step) }, 5*time.Second, 10*time.Millisecond, "no process with step %q", step)
-}
-
-func signalled(t *testing.T, step string) bool {
-	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	for _, d := range dirs {
@@ -245,9 +240,16 @@ func signalled(t *testing.T, step string) bool {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10000)
 		require.NoError(t, err)
 		require.Equal(t, 1, n, "process %d does not end", pid)
-		return true
+		return
 	}
-	return false
+	t.Fatalf("no process with step %q", step)
+}
+
+// awaitLog returns when the container said something: then it also listens to
+// signals, which is a moment later than runc calls it started.
+func (n *node) awaitLog(p *corev1.Pod, want string) {
+	n.t.Helper()
+	require.Eventually(n.t, func() bool { return strings.Contains(n.logs(p, ""), want) }, 5*time.Second, 10*time.Millisecond)
 }
 
 func TestContainerdDies(t *testing.T) {
@@ -279,9 +281,10 @@ func (n *node) containerd() int {
 func TestAPIAway(t *testing.T) {
 	n := newNode(t)
 	n.start()
-	p := n.pod("lonely", "wait", "exit=4")
+	p := n.pod("lonely", "echo=up", "wait", "exit=4")
 	n.create(p)
 	n.await(p, "ran", ready)
+	n.awaitLog(p, "up\n")
 	n.api.SetAway(true)
 	signalSteps(t, "exit=4")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
