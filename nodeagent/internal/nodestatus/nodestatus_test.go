@@ -3,6 +3,7 @@ package nodestatus
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,9 +93,10 @@ func TestReadMachine(t *testing.T) {
 func TestKeeperOutlivesTheAPI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
-		away := true
+		var away atomic.Bool
+		away.Store(true)
 		client.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if away {
+			if away.Load() {
 				return true, nil, apierrors.NewServiceUnavailable("away")
 			}
 			return false, nil, nil
@@ -107,7 +109,7 @@ func TestKeeperOutlivesTheAPI(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Nil(t, k.Node())
-		away = false
+		away.Store(false)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		node, err := client.CoreV1().Nodes().Get(ctx, "n", metav1.GetOptions{})
