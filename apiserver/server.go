@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc/test/bufconn"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -44,7 +43,7 @@ type Server struct {
 	listener net.Listener
 	serving  pki.Pair
 
-	loopback      *bufconn.Listener
+	loopback      *loopback
 	loopbackToken string
 	client        *kubernetes.Clientset
 	clientConfig  *rest.Config
@@ -55,7 +54,6 @@ type Server struct {
 }
 
 const (
-	loopbackBuffer  = 1 << 20
 	shutdownTimeout = 10 * time.Second
 	readHeaderLimit = 32 * time.Second
 )
@@ -77,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, listener: listener, health: &serve.Health{}, ready: make(chan struct{}),
 		feed:     feed.New(cfg.Etcd, cfg.Log.With().Str("component", "feed").Logger()),
-		loopback: bufconn.Listen(loopbackBuffer), loopbackToken: uuid.NewString(),
+		loopback: newLoopback(), loopbackToken: uuid.NewString(),
 	}
 	s.view = view.New(s.feed.WaitFor)
 	s.feed.Subscribe(s.view)
@@ -103,7 +101,7 @@ func (s *Server) prepare() error {
 		Host: "http://loopback", BearerToken: s.loopbackToken, QPS: -1, UserAgent: "rutter-apiserver",
 		ContentConfig:      rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
 		DisableCompression: true,
-		Dial:               func(ctx context.Context, _, _ string) (net.Conn, error) { return s.loopback.DialContext(ctx) },
+		Dial:               func(ctx context.Context, _, _ string) (net.Conn, error) { return s.loopback.Dial(ctx) },
 	}
 	if s.client, err = kubernetes.NewForConfig(s.clientConfig); err != nil {
 		return fmt.Errorf("loopback client: %w", err)

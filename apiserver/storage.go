@@ -34,9 +34,14 @@ var _ generic.RESTOptionsGetter = (*stores)(nil)
 const deleteWorkers = 4
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
-func (s *stores) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+func (s *stores) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	codec, _, err := kinds.StorageCodec(gr, example)
+	if err != nil {
+		return generic.RESTOptions{}, err
+	}
 	return generic.RESTOptions{
-		StorageConfig:           &storagebackend.ConfigForResource{GroupResource: gr},
+		// Dry runs encode without a store.
+		StorageConfig:           &storagebackend.ConfigForResource{Config: storagebackend.Config{Codec: codec}, GroupResource: gr},
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: deleteWorkers,
 		ResourcePrefix:          prefixOf(gr),

@@ -131,7 +131,7 @@ func lookAround(t *testing.T, c *cluster.Cluster) {
 		{"10.244.", []string{"-n", "shop", "get", "pods", "-o", "wide"}},
 		{"kind: Deployment", []string{"-n", "shop", "get", "deploy", "web", "-o", "yaml"}},
 		{`"readyReplicas": 3`, []string{"-n", "shop", "get", "deploy", "web", "-o", "json"}},
-		{"Successfully assigned", []string{"-n", "shop", "describe", "pod", "-l", "app=web"}},
+		{"Successfully assigned", []string{"-n", "shop", "describe", "pod", anyPod(c)}},
 		{"RollingUpdate", []string{"-n", "shop", "describe", "deploy", "web"}},
 		{"FIELD: strategy", []string{"explain", "deployment.spec.strategy"}},
 		{"deployments", []string{"api-resources", "--api-group=apps"}},

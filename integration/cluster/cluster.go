@@ -79,11 +79,11 @@ func New(t testing.TB, flags ...string) *Cluster {
 		if c.process != nil {
 			c.Kill()
 		}
+		if t.Failed() {
+			t.Logf("log of the cluster:\n%s", tail(filepath.Join(c.Dir, "log", "rutter.log"), 60))
+		}
 		if out, err := c.Rutter("down", "--purge", "--node-name", c.Node); err != nil {
 			t.Errorf("down --purge: %v\n%s", err, out)
-		}
-		if t.Failed() {
-			t.Logf("log of the cluster:\n%s", tail(filepath.Join(dir, "rutter.log"), 60))
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
