@@ -1,11 +1,14 @@
 package nodeagent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -31,6 +34,7 @@ func Purge(ctx context.Context, cfg Config, log zerolog.Logger) error {
 			errs = append(errs, err)
 		}
 	}
+	killLeftovers(cfg)
 	if err := purgeLogs(cfg); err != nil {
 		errs = append(errs, err)
 	}
@@ -103,6 +107,36 @@ func purgeLogs(cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// killLeftovers ends shims and containers that containerd lost track of, as when
+// it died in the middle of a start. All of the node's cgroup and of its
+// containerd namespace is ours.
+func killLeftovers(cfg Config) {
+	shims, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well-formed
+	for _, path := range shims {
+		data, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(data, []byte("containerd-shim-runc-v2\x00")) && bytes.Contains(data, []byte("\x00-namespace\x00"+cfg.namespace()+"\x00")) {
+			kill(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + cfg.cgroup() + "/*/*/cgroup.procs")
+	unified, _ := filepath.Glob("/sys/fs/cgroup" + cfg.cgroup() + "/*/*/cgroup.procs")
+	for _, path := range append(groups, unified...) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue // it just went
+		}
+		for pid := range strings.FieldsSeq(string(data)) {
+			kill(pid)
+		}
+	}
+}
+
+func kill(pid string) {
+	if n, err := strconv.Atoi(pid); err == nil && n > 1 {
+		_ = unix.Kill(n, unix.SIGKILL) // it may have ended meanwhile
+	}
 }
 
 // purgeTimeout is how long the last shims may take to let go of their cgroups.

@@ -28,6 +28,9 @@ type Attempt struct {
 	Terminal bool
 }
 
+// startTimeout bounds one start.
+const startTimeout = 2 * time.Minute
+
 // CreateError tells that containerd could not make the container.
 type CreateError struct{ Err error }
 
@@ -48,7 +51,10 @@ func (paths) Close() error         { return nil }
 // same attempt is removed first. An error of type *CreateError means that no
 // container could be made; other errors, that its process could not be run.
 func (e *Engine) Start(ctx context.Context, a Attempt) (startedAt time.Time, err error) {
-	ctx = e.Context(ctx)
+	// A start is never broken off half-way: containerd would leave a shim behind
+	// that nobody knows of. An agent that ends waits for it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.Context(ctx)), startTimeout)
+	defer cancel()
 	c, err := e.create(ctx, a)
 	if errdefs.IsAlreadyExists(err) {
 		if err := e.Remove(ctx, a.ID); err != nil {
