@@ -56,7 +56,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.addChecks()
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
-		Issuer: issuer, Health: s.health, Address: s.advertised(),
+		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed),
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -79,7 +80,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.view = view.New(s.feed.WaitFor)
 	s.feed.Subscribe(s.view)
-	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer}
+	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer,
+		opened: map[schema.GroupVersionResource]*store.Store{}}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

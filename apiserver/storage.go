@@ -2,8 +2,11 @@ package apiserver
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
+	apidiscovery "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -26,6 +29,9 @@ type stores struct {
 	view   *view.View
 	leases *store.Leases
 	sealer *seal.Sealer
+
+	mu     sync.Mutex
+	opened map[schema.GroupVersionResource]*store.Store // by the version stored; guarded by mu
 }
 
 var _ generic.RESTOptionsGetter = (*stores)(nil)
@@ -60,7 +66,7 @@ func (s *stores) raw(gr schema.GroupResource, newFunc func() runtime.Object) (st
 }
 
 func (s *stores) open(gr schema.GroupResource, newFunc, newList func() runtime.Object) (*store.Store, error) {
-	codec, _, err := kinds.StorageCodec(gr, newFunc())
+	codec, version, err := kinds.StorageCodec(gr, newFunc())
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +85,28 @@ func (s *stores) open(gr schema.GroupResource, newFunc, newList func() runtime.O
 	if err != nil {
 		return nil, fmt.Errorf("store of %s: %w", gr, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened[version.WithResource(kinds.StoredAs(gr).Resource)] = st
 	return st, nil
+}
+
+// asStored finds the served resources whose stored bytes are what clients get in JSON.
+func (s *stores) asStored(api *kinds.API) map[schema.GroupVersionResource]serve.Stored {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := map[schema.GroupVersionResource]serve.Stored{}
+	for _, version := range api.Versions {
+		for _, r := range version.Resources {
+			gvr := version.WithResource(r.Resource)
+			st, ok := s.opened[gvr]
+			if !ok || st.Sealed() || !slices.Contains(r.Verbs, "watch") {
+				continue
+			}
+			found[gvr] = serve.Stored{Store: st, Kind: r.ResponseKind.Kind, Namespaced: r.Scope == apidiscovery.ScopeNamespace}
+		}
+	}
+	return found
 }
 
 // prefixOf is where the objects of a resource are kept in etcd.

@@ -8,6 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -36,6 +37,8 @@ type Config struct {
 	Issuer        http.Handler // serves the token issuer's discovery documents
 	Health        *Health
 	Address       string // host:port that discovery advertises
+	// Stored are the resources that can be read as the bytes they are stored in.
+	Stored map[schema.GroupVersionResource]Stored
 }
 
 // New returns the whole handler: filters, gin, dispatch.
@@ -62,7 +65,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
 	}
 	e.GET("/version", func(g *gin.Context) { g.JSON(http.StatusOK, kinds.Version()) })
-	e.GET("/metrics", gin.WrapH(metrics()))
+	e.GET("/metrics", gin.WrapH(allMetrics()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
 		e.GET(path, gin.WrapH(openapi))
 	}
@@ -74,9 +77,9 @@ func newEngine(c Config) (*gin.Engine, error) {
 	return e, nil
 }
 
-// metrics serves what upstream's code counts and what everything else in the process
+// allMetrics serves what upstream's code counts and what everything else in the process
 // does: etcd, bus, relay, network.
-func metrics() http.Handler {
+func allMetrics() http.Handler {
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, prometheus.DefaultGatherer},
 		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
@@ -107,7 +110,8 @@ func (c Config) paths() []string {
 
 // dispatcher sends discovery and resource paths to their handlers.
 func (c Config) dispatcher() http.Handler {
-	discoverer, routes := newDiscoverer(c.API, c.Address), newRoutes(c.API)
+	discoverer := newDiscoverer(c.API, c.Address)
+	resources := newReads(c.Stored, newRoutes(c.API))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g, ok := w.(gin.ResponseWriter); ok {
 			w = unset(g)
@@ -116,7 +120,7 @@ func (c Config) dispatcher() http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		routes.ServeHTTP(w, r)
+		resources.ServeHTTP(w, r)
 	})
 }
 

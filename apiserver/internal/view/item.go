@@ -15,6 +15,25 @@ type Item struct {
 	Object []byte // the stored JSON, without resourceVersion, sealed if its kind is
 
 	decoded atomic.Pointer[weak.Pointer[decoded]]
+	frame   atomic.Pointer[weak.Pointer[frame]]
+}
+
+// frame is what watchers send for the change that made the item.
+type frame struct{ bytes []byte }
+
+// Frame returns the bytes that build makes, calling it unless an earlier result is
+// still there: one change is encoded once for all its watchers. Like decoded objects,
+// frames are kept until the next garbage collection. The result must not be changed.
+func (i *Item) Frame(build func() []byte) []byte {
+	if w := i.frame.Load(); w != nil {
+		if f := w.Value(); f != nil {
+			return f.bytes
+		}
+	}
+	f := &frame{bytes: build()}
+	w := weak.Make(f)
+	i.frame.Store(&w)
+	return f.bytes
 }
 
 type decoded struct{ obj runtime.Object }

@@ -1,0 +1,57 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/storage"
+
+	"github.com/rutter-project/rutter/apiserver/internal/view"
+)
+
+// Prefix is what the keys of this resource begin with, with the trailing slash.
+func (s *Store) Prefix() string { return s.cfg.Prefix + "/" }
+
+// Sealed tells that stored objects do not show their values: they can't be served as
+// the bytes they are.
+func (s *Store) Sealed() bool { return s.cfg.Sealer != nil }
+
+// Fresh returns the view's table once it is as new as resourceVersion asks: "" as new
+// as etcd is now, "0" as it is, N at least N (the API's "not older than").
+func (s *Store) Fresh(ctx context.Context, resourceVersion string) (*view.Table, error) {
+	return s.table, s.waitForList(ctx, storage.ListOptions{ResourceVersion: resourceVersion})
+}
+
+// Table is the view's table as it is.
+func (s *Store) Table() *view.Table { return s.table }
+
+// Raw returns the stored JSON at key and its revision, with the consistency of Get.
+func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Item, error) {
+	if err := s.checkKey(key); err != nil {
+		return nil, err
+	}
+	if resourceVersion == "" {
+		resp, err := s.cfg.Client.Get(ctx, key)
+		if err != nil {
+			return nil, fmt.Errorf("get %s: %w", key, err)
+		}
+		if len(resp.Kvs) == 0 {
+			return nil, storage.NewKeyNotFoundError(key, 0)
+		}
+		object, err := s.objectOf(key, resp.Kvs[0].Value)
+		return &view.Item{Key: key, Rev: resp.Kvs[0].ModRevision, Object: object}, err
+	}
+	rev, err := s.versioner.ParseResourceVersion(resourceVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
+	}
+	if err := s.waitAtLeast(ctx, int64(rev)); err != nil {
+		return nil, err
+	}
+	item, ok := s.table.Get(key)
+	if !ok {
+		return nil, storage.NewKeyNotFoundError(key, 0)
+	}
+	return item, nil
+}
