@@ -52,13 +52,13 @@ func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) 
 	if err := engine.IndexOwned(podInformer); err != nil {
 		return nil, err
 	}
-	writes, err := engine.NewWrites(sets)
-	if err != nil {
+	r := &reconciler{client: client, deployments: appslisters.NewDeploymentLister(deployments.GetIndexer()),
+		sets: sets.GetIndexer(), pods: podInformer.GetIndexer()}
+	c := engine.NewController(r, workers, log)
+	var err error
+	if r.writes, err = engine.NewWrites(sets, c.Enqueue); err != nil {
 		return nil, err
 	}
-	r := &reconciler{client: client, deployments: appslisters.NewDeploymentLister(deployments.GetIndexer()),
-		sets: sets.GetIndexer(), pods: podInformer.GetIndexer(), writes: writes}
-	c := engine.NewController(r, workers, log)
 	if err := c.Watch(deployments, engine.Self); err != nil {
 		return nil, err
 	}

@@ -111,18 +111,14 @@ func (c *Controller) wake(obj any, keys []string) {
 func (c *Controller) Enqueue(key string, rev int64) {
 	if rev > 0 {
 		c.mu.Lock()
-		causes := append(c.causes[key], rev)
-		if len(causes) > maxCauses {
-			causes = causes[len(causes)-maxCauses:]
-		}
-		c.causes[key] = causes
+		c.causes[key] = newest(append(c.causes[key], rev))
 		c.mu.Unlock()
 	}
 	c.queue.Add(key)
 }
 
-// EnqueueAfter queues a key when d has passed: for what only time changes.
-func (c *Controller) EnqueueAfter(key string, d time.Duration) { c.queue.AddAfter(key, d) }
+// newest cuts causes to the last maxCauses.
+func newest(causes []int64) []int64 { return causes[max(0, len(causes)-maxCauses):] }
 
 // Run reconciles until the context ends.
 func (c *Controller) Run(ctx context.Context) error {
@@ -178,7 +174,7 @@ func (c *Controller) next(ctx context.Context) bool {
 func (c *Controller) keep(key string, causes []int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.causes[key] = append(causes, c.causes[key]...)
+	c.causes[key] = newest(append(causes, c.causes[key]...))
 }
 
 // After is returned by Reconcile when only time can bring progress.

@@ -55,6 +55,8 @@ func NewOwned(client kubernetes.Interface, informer cache.SharedIndexInformer) (
 // Deleting notes that the caller has deleted a pod; until an event shows it, Claim
 // reports the pod as terminating.
 func (o *Owned) Deleting(p *corev1.Pod) {
+	o.mu.Lock() // held while looking: an event that comes after the look clears the mark
+	defer o.mu.Unlock()
 	current, ok, err := o.indexer.GetByKey(p.Namespace + "/" + p.Name)
 	if err != nil || !ok {
 		return
@@ -62,8 +64,6 @@ func (o *Owned) Deleting(p *corev1.Pod) {
 	if c := current.(*corev1.Pod); c.UID != p.UID || c.DeletionTimestamp != nil {
 		return
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.deleting[p.UID] = struct{}{}
 }
 
@@ -73,12 +73,22 @@ func (o *Owned) shown(uid types.UID) {
 	delete(o.deleting, uid)
 }
 
+// Owner is who claims pods.
+type Owner struct {
+	metav1.Object
+	Kind     schema.GroupVersionKind
+	Selector labels.Selector
+	// Live reads the owner from the API. It is asked before a pod is adopted: an owner
+	// that is gone, or about to go, must not take back the pods that it gave up.
+	Live func(ctx context.Context) (metav1.Object, error)
+}
+
 // Claim returns the pods of the owner after adopting and releasing. Pods are shared
-// with the informer and must not be changed.
-func (o *Owned) Claim(ctx context.Context, owner metav1.Object, kind schema.GroupVersionKind, selector labels.Selector) ([]*corev1.Pod, error) {
+// with the informer and must not be changed; those just adopted are newer than it.
+func (o *Owned) Claim(ctx context.Context, owner Owner) ([]*corev1.Pod, error) {
 	var mine []*corev1.Pod
 	for _, p := range engine.Owned[*corev1.Pod](o.indexer, engine.ByController, string(owner.GetUID())) {
-		if selector.Matches(labels.Set(p.Labels)) || owner.GetDeletionTimestamp() != nil {
+		if owner.Selector.Matches(labels.Set(p.Labels)) || owner.GetDeletionTimestamp() != nil {
 			mine = append(mine, o.asDeleted(p))
 			continue
 		}
@@ -89,17 +99,28 @@ func (o *Owned) Claim(ctx context.Context, owner metav1.Object, kind schema.Grou
 	if owner.GetDeletionTimestamp() != nil {
 		return mine, nil
 	}
+	var orphans []*corev1.Pod
 	for _, p := range engine.Owned[*corev1.Pod](o.indexer, engine.Orphans, owner.GetNamespace()) {
-		if p.DeletionTimestamp != nil || !selector.Matches(labels.Set(p.Labels)) {
-			continue
+		if p.DeletionTimestamp == nil && !Finished(p) && owner.Selector.Matches(labels.Set(p.Labels)) {
+			orphans = append(orphans, p)
 		}
-		adopted, err := o.adopt(ctx, p, owner, kind)
+	}
+	if len(orphans) == 0 {
+		return mine, nil
+	}
+	live, err := owner.Live(ctx)
+	if apierrors.IsNotFound(err) || (err == nil && (live.GetUID() != owner.GetUID() || live.GetDeletionTimestamp() != nil)) {
+		return mine, nil // an event will tell
+	}
+	if err != nil {
+		return nil, fmt.Errorf("confirm %s %s: %w", owner.Kind.Kind, owner.GetName(), err)
+	}
+	for _, p := range orphans {
+		adopted, err := o.adopt(ctx, p, owner)
 		if err != nil {
 			return nil, err
 		}
-		if adopted != nil {
-			mine = append(mine, adopted)
-		}
+		mine = append(mine, adopted)
 	}
 	return mine, nil
 }
@@ -117,8 +138,9 @@ func (o *Owned) asDeleted(p *corev1.Pod) *corev1.Pod {
 	return p
 }
 
-func (o *Owned) adopt(ctx context.Context, p *corev1.Pod, owner metav1.Object, kind schema.GroupVersionKind) (*corev1.Pod, error) {
-	refs := append(p.OwnerReferences[:len(p.OwnerReferences):len(p.OwnerReferences)], *metav1.NewControllerRef(owner, kind))
+// adopt fails on a conflict: not counting a pod that may be ours would make another.
+func (o *Owned) adopt(ctx context.Context, p *corev1.Pod, owner Owner) (*corev1.Pod, error) {
+	refs := append(p.OwnerReferences[:len(p.OwnerReferences):len(p.OwnerReferences)], *metav1.NewControllerRef(owner, owner.Kind))
 	adopted, err := o.patchOwners(ctx, p, refs)
 	if err != nil {
 		return nil, fmt.Errorf("adopt pod %s: %w", p.Name, err)
@@ -133,23 +155,19 @@ func (o *Owned) release(ctx context.Context, p *corev1.Pod, owner types.UID) err
 			refs = append(refs, ref)
 		}
 	}
-	if _, err := o.patchOwners(ctx, p, refs); err != nil {
+	_, err := o.patchOwners(ctx, p, refs)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // on these an event will tell
 		return fmt.Errorf("release pod %s: %w", p.Name, err)
 	}
 	return nil
 }
 
-// patchOwners replaces the owners of exactly the version of the pod that was read; nil
-// if the pod is gone or has changed, which an event will tell.
+// patchOwners replaces the owners of exactly the version of the pod that was read.
 func (o *Owned) patchOwners(ctx context.Context, p *corev1.Pod, refs []metav1.OwnerReference) (*corev1.Pod, error) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": p.UID, "resourceVersion": p.ResourceVersion, "ownerReferences": refs}})
 	if err != nil {
 		return nil, err
 	}
-	got, err := o.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil, nil
-	}
-	return got, err
+	return o.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 }

@@ -85,8 +85,9 @@ func UntilAvailable(active []*corev1.Pod, minReady int32, now time.Time) time.Du
 
 // ToDelete picks the n pods whose loss costs least: those not scheduled, not running
 // or not ready before others, then by deletion cost (KEP-2255), then from nodes with
-// many of them, then the youngest, by order of magnitude of their age (KEP-2185).
-func ToDelete(active []*corev1.Pod, n int) []*corev1.Pod {
+// many of them, then the youngest, by order of magnitude of their age (KEP-2185),
+// and of those any: the UID decides.
+func ToDelete(active []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
 	perNode := map[string]int{}
 	for _, p := range active {
 		perNode[p.Spec.NodeName]++
@@ -99,9 +100,10 @@ func ToDelete(active []*corev1.Pod, n int) []*corev1.Pod {
 			cmp.Compare(readyRank(a), readyRank(b)),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(perNode[b.Spec.NodeName], perNode[a.Spec.NodeName]),
-			-cmp.Compare(magnitude(readySince(a)), magnitude(readySince(b))),
+			-cmp.Compare(magnitude(readySince(a), now), magnitude(readySince(b), now)),
 			-cmp.Compare(restarts(a), restarts(b)),
-			-a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			-cmp.Compare(magnitude(a.CreationTimestamp.Time, now), magnitude(b.CreationTimestamp.Time, now)),
+			cmp.Compare(a.UID, b.UID),
 		)
 	})
 	return sorted[:min(n, len(sorted))]
@@ -149,11 +151,11 @@ func readySince(p *corev1.Pod) time.Time {
 
 // magnitude makes all ages of one order alike, so that the choice among them is left
 // to the next rule. Younger is greater.
-func magnitude(since time.Time) float64 {
+func magnitude(since, now time.Time) float64 {
 	if since.IsZero() {
-		return 0
+		return 1
 	}
-	age := time.Since(since).Seconds()
+	age := now.Sub(since).Seconds()
 	return -math.Floor(math.Log2(max(age, 1)))
 }
 

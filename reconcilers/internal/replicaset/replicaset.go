@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -48,12 +49,11 @@ func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	writes, err := engine.NewWrites(podInformer)
-	if err != nil {
+	r := &reconciler{client: client, sets: appslisters.NewReplicaSetLister(sets.GetIndexer()), pods: owned}
+	c := engine.NewController(r, workers, log)
+	if r.writes, err = engine.NewWrites(podInformer, c.Enqueue); err != nil {
 		return nil, err
 	}
-	r := &reconciler{client: client, sets: appslisters.NewReplicaSetLister(sets.GetIndexer()), pods: owned, writes: writes}
-	c := engine.NewController(r, workers, log)
 	if err := c.Watch(sets, engine.Self); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (r *reconciler) Name() string { return name }
 func (r *reconciler) keysOfPod(old, obj any) []string {
 	keys := engine.OwnerKey(kind.Kind)(old, obj)
 	pod, ok := obj.(*corev1.Pod)
-	if !ok || len(keys) > 0 || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
+	if !ok || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
 		return keys
 	}
 	sets, err := r.sets.ReplicaSets(pod.Namespace).List(labels.Everything())
@@ -76,8 +76,8 @@ func (r *reconciler) keysOfPod(old, obj any) []string {
 	}
 	for _, rs := range sets {
 		selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, rs.Namespace+"/"+rs.Name)
+		if key := rs.Namespace + "/" + rs.Name; err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) && !slices.Contains(keys, key) {
+			keys = append(keys, key)
 		}
 	}
 	return keys
@@ -99,9 +99,14 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return nil //nolint:nilerr // validation does not let this through
 	}
-	mine, err := r.pods.Claim(ctx, rs, kind, selector)
+	mine, err := r.pods.Claim(ctx, pods.Owner{Object: rs, Kind: kind, Selector: selector, Live: func(ctx context.Context) (metav1.Object, error) {
+		return r.client.AppsV1().ReplicaSets(namespace).Get(ctx, setName, metav1.GetOptions{})
+	}})
 	if err != nil {
-		return fmt.Errorf("claim pods: %w", err)
+		return fmt.Errorf("claim pods of %s: %w", key, err)
+	}
+	for _, p := range mine { // adopted ones are newer than what the informer shows
+		r.writes.Wrote(key, p)
 	}
 	active := pods.Active(mine)
 	var scaleErr error
@@ -129,7 +134,7 @@ func (r *reconciler) scale(ctx context.Context, key string, rs *appsv1.ReplicaSe
 	case diff > 0:
 		return r.create(ctx, key, rs, min(diff, burst))
 	case diff < 0:
-		return r.remove(ctx, key, pods.ToDelete(active, min(-diff, burst)))
+		return r.remove(ctx, key, pods.ToDelete(active, min(-diff, burst), time.Now()))
 	}
 	return nil
 }
@@ -145,7 +150,7 @@ func (r *reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaS
 			g.Go(func() error {
 				pod, err := r.client.CoreV1().Pods(rs.Namespace).Create(ctx, template.DeepCopy(), metav1.CreateOptions{})
 				if err != nil {
-					return fmt.Errorf("create pod: %w", err)
+					return fmt.Errorf("create pod of %s: %w", key, err)
 				}
 				r.writes.Wrote(key, pod)
 				return nil
@@ -198,29 +203,27 @@ func statusOf(rs *appsv1.ReplicaSet, all, active []*corev1.Pod, scaleErr error, 
 	terminating := pods.Terminating(all)
 	status.TerminatingReplicas = &terminating
 	status.ObservedGeneration = rs.Generation
-	status.Conditions = failureCondition(status.Conditions, scaleErr, now)
+	reason := "FailedCreate"
+	if len(active) > int(*rs.Spec.Replicas) {
+		reason = "FailedDelete"
+	}
+	status.Conditions = failureCondition(status.Conditions, reason, scaleErr, now)
 	return status
 }
 
-// failureCondition keeps ReplicaFailure as long as pods can't be made or deleted.
-func failureCondition(conditions []appsv1.ReplicaSetCondition, err error, now time.Time) []appsv1.ReplicaSetCondition {
+// failureCondition keeps ReplicaFailure as long as pods can't be made or deleted. It
+// keeps the first message too: later ones name other pods, and writing each would wake
+// the key and so undo its back-off.
+func failureCondition(conditions []appsv1.ReplicaSetCondition, reason string, err error, now time.Time) []appsv1.ReplicaSetCondition {
 	var kept []appsv1.ReplicaSetCondition
-	failing := false
 	for _, c := range conditions {
-		if c.Type == appsv1.ReplicaSetReplicaFailure {
-			if err == nil {
-				continue
-			}
-			failing = true
-			c.Message = err.Error()
+		if c.Type == appsv1.ReplicaSetReplicaFailure && (err == nil || c.Reason != reason) {
+			continue
 		}
 		kept = append(kept, c)
 	}
-	if err == nil || failing {
-		return kept
-	}
-	reason := "FailedCreate"
-	if errors.Is(err, context.Canceled) {
+	failing := slices.ContainsFunc(kept, func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure })
+	if err == nil || failing || errors.Is(err, context.Canceled) {
 		return kept
 	}
 	return append(kept, appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
@@ -237,5 +240,5 @@ func (r *reconciler) updateStatus(ctx context.Context, rs *appsv1.ReplicaSet, st
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // on a conflict the newer version's event comes and wakes us
 	}
-	return fmt.Errorf("update status: %w", err)
+	return fmt.Errorf("update status of replica set %s/%s: %w", rs.Namespace, rs.Name, err)
 }
