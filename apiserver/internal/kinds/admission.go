@@ -132,7 +132,7 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 	if err != nil {
 		return nil, err
 	}
-	return admissionmetrics.WithStepMetrics(handler), nil
+	return admissionmetrics.WithStepMetrics(admission.NewChainHandler(handler, unservedWarning{})), nil
 }
 
 // quotaAndExclusions hands plugins the quota evaluators, and policies the resources

@@ -6,14 +6,15 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// minKernel is the oldest Linux whose BPF has what the datapath uses.
-var minKernel = [2]int{5, 18}
+// minKernel is the oldest Linux whose BPF has what the datapath uses: tcx links.
+var minKernel = [2]int{6, 6}
 
 // CheckMachine tells what this machine lacks to run the cluster, the first thing only:
 // one clear line.
@@ -46,13 +47,19 @@ func checkKernel() error {
 	if err := unix.Uname(&name); err != nil {
 		return fmt.Errorf("kernel version: %w", err)
 	}
-	release := unix.ByteSliceToString(name.Release[:])
-	parts := strings.SplitN(release, ".", 3)
-	if len(parts) < 2 {
+	return kernelNewEnough(unix.ByteSliceToString(name.Release[:]))
+}
+
+var kernelRelease = regexp.MustCompile(`^(\d+)\.(\d+)`)
+
+// kernelNewEnough reads a release such as 6.18.44-fc or 6.1-rc1.
+func kernelNewEnough(release string) error {
+	parts := kernelRelease.FindStringSubmatch(release)
+	if parts == nil {
 		return fmt.Errorf("kernel version %q is not understood", release)
 	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(strings.TrimRight(parts[1], "-+abcdefghijklmnopqrstuvwxyz"))
+	major, err1 := strconv.Atoi(parts[1])
+	minor, err2 := strconv.Atoi(parts[2])
 	if err := errors.Join(err1, err2); err != nil {
 		return fmt.Errorf("kernel version %q is not understood: %w", release, err)
 	}
