@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/rutter-project/rutter/apiserver/pki"
 	"github.com/rutter-project/rutter/bus"
@@ -81,6 +82,9 @@ func (c Config) Validate() error {
 		return errors.New("apiserver: Etcd and PKI are required")
 	case c.EventTTL < time.Second:
 		return fmt.Errorf("apiserver: EventTTL %s is less than a second", c.EventTTL)
+	}
+	if _, err := net.ParsePortRange(c.NodePorts); err != nil {
+		return fmt.Errorf("apiserver: NodePorts %q is not a range such as 30000-32767: %w", c.NodePorts, err)
 	}
 	return nil
 }
