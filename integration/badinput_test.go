@@ -39,14 +39,19 @@ func TestBadManifest(t *testing.T) {
 	verify(t, c)
 }
 
-// TestMissingImage: the pod says what is wrong and nothing else suffers.
-func TestMissingImage(t *testing.T) {
+// TestPodsThatCannotRun: each says what is wrong, and nothing else suffers.
+func TestPodsThatCannotRun(t *testing.T) {
 	c := cluster.New(t)
 	c.Start()
 	c.Kubectl("run", "lost", "--image="+image+"-nowhere:v9", "--restart=Never")
 	c.Kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff", "pod/lost", "--timeout=60s")
 	if out := c.Kubectl("describe", "pod", "lost"); !strings.Contains(out, "nowhere:v9") || !strings.Contains(out, "Failed") {
 		t.Errorf("describe does not tell:\n%s", out)
+	}
+	c.Apply(fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: ported}\nspec: {containers: [{name: c, image: %s:v1, args: [wait], ports: [{containerPort: 80, hostPort: 8099}]}]}", image))
+	c.Kubectl("wait", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}", "pod/ported", "--timeout=60s")
+	if out := c.Kubectl("get", "pod", "ported", "-o", "jsonpath={.status.containerStatuses[0].state.waiting.message}"); !strings.Contains(out, "hostPort 8099") {
+		t.Errorf("a host port that nobody serves is not refused: %q", out)
 	}
 	c.Kubectl("run", "found", "--image="+image+":v1", "--restart=Never", "--", "wait")
 	c.Kubectl("wait", "--for=condition=Ready", "pod/found", "--timeout=30s")

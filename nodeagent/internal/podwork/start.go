@@ -197,6 +197,9 @@ func (j *startJob) attemptOf(ctx context.Context) (engine.Attempt, error) {
 
 func (j *startJob) spec(environ, args []string, mounts []runspec.Mount) ([]oci.SpecOpts, error) {
 	w := j.w
+	if port := hostPort(j.pod, j.c); port != 0 {
+		return nil, &volume.UnsupportedError{What: fmt.Sprintf("hostPort %d (use a NodePort service or hostNetwork)", port)}
+	}
 	ns, shm := w.namespaces(j.pod)
 	host, _ := podfile.Hostname(j.pod, w.deps.DNS.Domain)
 	return runspec.Build(runspec.Input{
@@ -206,6 +209,20 @@ func (j *startJob) spec(environ, args []string, mounts []runspec.Mount) ([]oci.S
 		OOMScore: runspec.OOMScore(j.pod, j.c, w.deps.Node().Memory),
 		Node:     w.deps.Spec,
 	})
+}
+
+// hostPort is a port of the node that the container asks for, 0 if there is none. A
+// pod in the node's network has its ports there anyway.
+func hostPort(pod *corev1.Pod, c *corev1.Container) int32 {
+	if pod.Spec.HostNetwork {
+		return 0
+	}
+	for _, p := range c.Ports {
+		if p.HostPort != 0 {
+			return p.HostPort
+		}
+	}
+	return 0
 }
 
 // mounts lists the container's volumes and the pod's files.
