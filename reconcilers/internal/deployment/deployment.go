@@ -65,6 +65,9 @@ func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) 
 	if err := c.Watch(sets, engine.OwnerKey(kind.Kind)); err != nil {
 		return nil, err
 	}
+	if err := c.Watch(sets, r.adoptersOf); err != nil {
+		return nil, err
+	}
 	return c, c.Watch(podInformer, r.keysOfGonePod)
 }
 
@@ -74,7 +77,11 @@ func (r *reconciler) Name() string { return name }
 // pod.
 func (r *reconciler) keysOfGonePod(_, obj any) []string {
 	pod, ok := obj.(*corev1.Pod)
-	if !ok || (!pods.Finished(pod) && pod.DeletionTimestamp == nil) {
+	if !ok {
+		return nil
+	}
+	// One that never ran is deleted at once: its last form shows no deletion.
+	if _, exists, err := r.pods.GetByKey(pod.Namespace + "/" + pod.Name); err != nil || (exists && !pods.Finished(pod) && pod.DeletionTimestamp == nil) {
 		return nil
 	}
 	ref := metav1.GetControllerOfNoCopy(pod)
@@ -110,7 +117,11 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	d = d.DeepCopy()
-	current, old := split(d, engine.Owned[*appsv1.ReplicaSet](r.sets, engine.ByController, string(d.UID)))
+	sets, err := r.claim(ctx, key, d)
+	if err != nil {
+		return err
+	}
+	current, old := split(d, sets)
 	created := false
 	if d.DeletionTimestamp == nil {
 		if current, created, err = r.step(ctx, key, d, current, old); err != nil {
@@ -163,10 +174,14 @@ func (r *reconciler) step(ctx context.Context, key string, d *appsv1.Deployment,
 func (r *reconciler) plan(d *appsv1.Deployment, current *appsv1.ReplicaSet, old []*appsv1.ReplicaSet) scaling {
 	active := activeSets(append(old, current))
 	switch {
-	case len(active) > 1 && scaled(d, active):
+	case len(active) > 1 && scaled(d, active) && d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType:
 		return proportional(d, active)
 	case d.Spec.Paused && len(active) == 1:
 		return scaling{active[0].Name: *d.Spec.Replicas}
+	case d.Spec.Paused && len(active) == 0 && current != nil:
+		return scaling{current.Name: *d.Spec.Replicas}
+	case d.Spec.Paused && len(active) == 0 && len(old) > 0:
+		return scaling{old[len(old)-1].Name: *d.Spec.Replicas}
 	case d.Spec.Paused || current == nil:
 		return nil
 	case d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType:
@@ -243,7 +258,7 @@ func (r *reconciler) create(ctx context.Context, key string, d *appsv1.Deploymen
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("create replica set: %w", err)
+		return nil, fmt.Errorf("create replica set %s: %w", rs.Name, err)
 	}
 	r.writes.Wrote(key, made)
 	return made, r.setRevision(ctx, d, made)
@@ -300,7 +315,7 @@ func (r *reconciler) setRevision(ctx context.Context, d *appsv1.Deployment, curr
 	d.Annotations = with(d.Annotations, revisionAnnotation, want)
 	updated, err := r.client.AppsV1().Deployments(d.Namespace).Update(ctx, d, metav1.UpdateOptions{})
 	if err != nil {
-		return fmt.Errorf("set revision: %w", err)
+		return fmt.Errorf("set revision of deployment %s/%s to %s: %w", d.Namespace, d.Name, want, err)
 	}
 	*d = *updated
 	return nil
@@ -344,7 +359,7 @@ func (r *reconciler) updateStatus(ctx context.Context, d *appsv1.Deployment, sta
 		return nil // the newer version's event wakes us
 	}
 	if err != nil {
-		return fmt.Errorf("update status: %w", err)
+		return fmt.Errorf("update status of deployment %s/%s: %w", d.Namespace, d.Name, err)
 	}
 	*d = *updated
 	return nil

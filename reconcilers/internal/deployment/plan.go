@@ -140,7 +140,7 @@ func rollingUpdate(d *appsv1.Deployment, current *appsv1.ReplicaSet, old []*apps
 // their loss costs nothing, then available ones while at least floor stay available.
 func down(plan scaling, current *appsv1.ReplicaSet, old []*appsv1.ReplicaSet, floor int32) {
 	total := replicasOf(append(old, current)...)
-	waiting := *current.Spec.Replicas - current.Status.AvailableReplicas
+	waiting := *current.Spec.Replicas - available(current)
 	spare := total - floor - waiting
 	if spare <= 0 {
 		return
@@ -148,19 +148,19 @@ func down(plan scaling, current *appsv1.ReplicaSet, old []*appsv1.ReplicaSet, fl
 	left := map[string]int32{}
 	for _, rs := range old {
 		left[rs.Name] = *rs.Spec.Replicas
-		unavailable := *rs.Spec.Replicas - rs.Status.AvailableReplicas
-		n := min(spare, max(unavailable, 0), left[rs.Name])
+		unavailable := *rs.Spec.Replicas - available(rs)
+		n := min(spare, unavailable)
 		if n > 0 {
 			left[rs.Name] -= n
 			spare -= n
 			plan[rs.Name] = left[rs.Name]
 		}
 	}
-	available := current.Status.AvailableReplicas
+	staying := available(current)
 	for _, rs := range old {
-		available += rs.Status.AvailableReplicas
+		staying += available(rs)
 	}
-	loss := min(available-floor, spare)
+	loss := min(staying-floor, spare)
 	for _, rs := range old {
 		n := min(loss, left[rs.Name])
 		if n > 0 {
@@ -169,6 +169,12 @@ func down(plan scaling, current *appsv1.ReplicaSet, old []*appsv1.ReplicaSet, fl
 			plan[rs.Name] = left[rs.Name]
 		}
 	}
+}
+
+// available is how many of the pods that the ReplicaSet is to keep are available; its
+// status may still count some that it was told to delete.
+func available(rs *appsv1.ReplicaSet) int32 {
+	return min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
 }
 
 // proportional spreads a change of spec.replicas during a rollout over all active

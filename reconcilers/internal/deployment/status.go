@@ -90,11 +90,13 @@ func progress(d *appsv1.Deployment, s *appsv1.DeploymentStatus, current *appsv1.
 	}
 	switch {
 	case d.Spec.Paused:
-		if had == nil || had.Reason != reasonPaused {
+		if had == nil || (had.Reason != reasonPaused && had.Reason != reasonTimedOut) {
 			set(s, appsv1.DeploymentProgressing, corev1.ConditionUnknown, reasonPaused, "Deployment is paused", now)
 		}
 	case complete(d, s):
 		set(s, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonAvailable, which+" has successfully progressed.", now)
+	case !created && had != nil && had.Reason == reasonAvailable && s.Replicas == s.UpdatedReplicas:
+		// The rollout is over; what comes after (scaling, a pod that fails) is none.
 	case created:
 		set(s, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonNewRS, "Created new replica set "+fmt.Sprintf("%q", current.Name), now)
 		touch(s, now)
@@ -119,7 +121,7 @@ func hasDeadline(d *appsv1.Deployment) bool {
 // complete: all replicas are of the present template and available, no others are left.
 func complete(d *appsv1.Deployment, s *appsv1.DeploymentStatus) bool {
 	want := *d.Spec.Replicas
-	return s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want
+	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want
 }
 
 // forward: more of the new, fewer of the old, or more ready or available than before.

@@ -374,6 +374,20 @@ func Put[T runtime.Object](s *Server, obj T) T {
 	return k.decode(u).(T)
 }
 
+// Drop removes an object at once, as a node agent does with a pod that has ended.
+func Drop(s *Server, obj runtime.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := kindOf(obj)
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		panic(err)
+	}
+	if u, ok := s.objects[k.gvr][types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}]; ok {
+		s.commitLocked(k, u, true)
+	}
+}
+
 func kindOf(obj runtime.Object) kind {
 	for _, k := range kinds {
 		if fmt.Sprintf("%T", k.typed()) == fmt.Sprintf("%T", obj) {

@@ -15,7 +15,7 @@ type Runner interface {
 
 // Start runs the server's informers and the controllers until the test ends, inside a
 // synctest bubble, and returns when all is quiet.
-func Start(t *testing.T, s *Server, controllers ...Runner) {
+func Start(t testing.TB, s *Server, controllers ...Runner) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
