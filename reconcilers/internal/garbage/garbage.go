@@ -114,36 +114,66 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	}
 }
 
-// judge decides the fate of an object by its owners.
+// verdict sorts an object's owners.
+type verdict struct {
+	solid, dangling, waiting []metav1.OwnerReference
+}
+
+// judge decides the fate of an object by its owners. The graph is good enough to spare
+// an object, but not to touch it: its owners may have been changed by a write that the
+// graph does not show yet (it may just have been orphaned), so they are read again, and
+// what follows holds for the version that was read only.
 func (r *reconciler) judge(ctx context.Context, o *object) error {
-	var solid, dangling, waiting []metav1.OwnerReference
+	v, err := r.weigh(ctx, o)
+	if err != nil || len(v.dangling)+len(v.waiting) == 0 {
+		return err
+	}
+	got, err := r.resource(o.gvr, o.namespace).Get(ctx, o.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || (err == nil && got.UID != o.uid) {
+		return nil // its event comes
+	}
+	if err != nil {
+		return fmt.Errorf("get %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
+	}
+	live := objectOf(o.gvr, got)
+	if live.deleting || len(live.owners) == 0 {
+		return nil
+	}
+	if v, err = r.weigh(ctx, live); err != nil {
+		return err
+	}
+	switch {
+	case len(v.dangling)+len(v.waiting) == 0:
+		return nil
+	case len(v.solid) > 0:
+		return r.setOwners(ctx, live, got.ResourceVersion, v.solid)
+	case len(v.waiting) > 0 && len(r.graph.dependentsOf(o.uid)) > 0:
+		return r.remove(ctx, live, got.ResourceVersion, metav1.DeletePropagationForeground)
+	case live.has(metav1.FinalizerOrphanDependents):
+		return r.remove(ctx, live, got.ResourceVersion, metav1.DeletePropagationOrphan)
+	case live.has(metav1.FinalizerDeleteDependents):
+		return r.remove(ctx, live, got.ResourceVersion, metav1.DeletePropagationForeground)
+	default:
+		return r.remove(ctx, live, got.ResourceVersion, metav1.DeletePropagationBackground)
+	}
+}
+
+func (r *reconciler) weigh(ctx context.Context, o *object) (verdict, error) {
+	var v verdict
 	for _, ref := range o.owners {
 		owner, exists, err := r.lookUp(ctx, o, ref)
 		switch {
 		case err != nil:
-			return err
+			return verdict{}, err
 		case !exists:
-			dangling = append(dangling, ref)
+			v.dangling = append(v.dangling, ref)
 		case owner != nil && owner.foreground():
-			waiting = append(waiting, ref)
+			v.waiting = append(v.waiting, ref)
 		default:
-			solid = append(solid, ref)
+			v.solid = append(v.solid, ref)
 		}
 	}
-	switch {
-	case len(solid) > 0 && len(dangling)+len(waiting) > 0:
-		return r.setOwners(ctx, o, solid)
-	case len(solid) > 0:
-		return nil
-	case len(waiting) > 0 && len(r.graph.dependentsOf(o.uid)) > 0:
-		return r.remove(ctx, o, metav1.DeletePropagationForeground)
-	case o.has(metav1.FinalizerOrphanDependents):
-		return r.remove(ctx, o, metav1.DeletePropagationOrphan)
-	case o.has(metav1.FinalizerDeleteDependents):
-		return r.remove(ctx, o, metav1.DeletePropagationForeground)
-	default:
-		return r.remove(ctx, o, metav1.DeletePropagationBackground)
-	}
+	return v, nil
 }
 
 // lookUp finds an owner in the graph, or asks the API whether it exists. An owner of a
@@ -198,11 +228,18 @@ func (r *reconciler) foreground(ctx context.Context, o *object) error {
 	return r.dropFinalizer(ctx, o, metav1.FinalizerDeleteDependents)
 }
 
-// orphan frees the dependents, then the object.
+// orphan frees the dependents, then the object. The references that stay are those of
+// the version that is edited, not of the graph.
 func (r *reconciler) orphan(ctx context.Context, o *object) error {
 	for _, d := range r.graph.dependentsOf(o.uid) {
-		rest := slices.DeleteFunc(slices.Clone(d.owners), func(ref metav1.OwnerReference) bool { return ref.UID == o.uid })
-		if err := r.setOwners(ctx, d, rest); err != nil {
+		err := r.edit(ctx, d, func(m *metav1.PartialObjectMetadata) map[string]any {
+			rest := slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(ref metav1.OwnerReference) bool { return ref.UID == o.uid })
+			if len(rest) == len(m.OwnerReferences) {
+				return nil
+			}
+			return map[string]any{"ownerReferences": rest}
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -216,27 +253,24 @@ func (r *reconciler) resource(gvr schema.GroupVersionResource, namespace string)
 	return r.client.Resource(gvr).Namespace(namespace)
 }
 
-func (r *reconciler) remove(ctx context.Context, o *object, how metav1.DeletionPropagation) error {
+// remove deletes exactly the version that was judged; a newer one's event comes.
+func (r *reconciler) remove(ctx context.Context, o *object, version string, how metav1.DeletionPropagation) error {
 	uid := o.uid
 	err := r.resource(o.gvr, o.namespace).Delete(ctx, o.name, metav1.DeleteOptions{
-		PropagationPolicy: &how, Preconditions: &metav1.Preconditions{UID: &uid}})
+		PropagationPolicy: &how, Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
 	}
 	return nil
 }
 
-// setOwners replaces the owner references if they are still those that were judged.
-func (r *reconciler) setOwners(ctx context.Context, o *object, owners []metav1.OwnerReference) error {
-	return r.edit(ctx, o, func(m *metav1.PartialObjectMetadata) map[string]any {
-		if len(m.OwnerReferences) == len(owners) {
-			return nil
-		}
-		if owners == nil {
-			owners = []metav1.OwnerReference{}
-		}
-		return map[string]any{"ownerReferences": owners}
-	})
+// setOwners replaces the owner references of exactly the version that was judged.
+func (r *reconciler) setOwners(ctx context.Context, o *object, version string, owners []metav1.OwnerReference) error {
+	err := r.patch(ctx, o, map[string]any{"uid": o.uid, "resourceVersion": version, "ownerReferences": owners})
+	if apierrors.IsConflict(err) {
+		return nil // the newer version's event comes
+	}
+	return err
 }
 
 func (r *reconciler) dropFinalizer(ctx context.Context, o *object, finalizer string) error {
@@ -252,8 +286,7 @@ func (r *reconciler) dropFinalizer(ctx context.Context, o *object, finalizer str
 // edit patches metadata of exactly the version it read. A conflict is an error: the
 // engine tries again.
 func (r *reconciler) edit(ctx context.Context, o *object, change func(*metav1.PartialObjectMetadata) map[string]any) error {
-	resource := r.resource(o.gvr, o.namespace)
-	got, err := resource.Get(ctx, o.name, metav1.GetOptions{})
+	got, err := r.resource(o.gvr, o.namespace).Get(ctx, o.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || (err == nil && got.UID != o.uid) {
 		return nil
 	}
@@ -265,11 +298,15 @@ func (r *reconciler) edit(ctx context.Context, o *object, change func(*metav1.Pa
 		return nil
 	}
 	fields["uid"], fields["resourceVersion"] = got.UID, got.ResourceVersion
+	return r.patch(ctx, o, fields)
+}
+
+func (r *reconciler) patch(ctx context.Context, o *object, fields map[string]any) error {
 	patch, err := json.Marshal(map[string]any{"metadata": fields})
 	if err != nil {
 		return err
 	}
-	_, err = resource.Patch(ctx, o.name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = r.resource(o.gvr, o.namespace).Patch(ctx, o.name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("patch %s %s/%s: %w", o.gvr.Resource, o.namespace, o.name, err)
 	}
