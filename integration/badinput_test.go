@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -69,6 +70,17 @@ func TestUpRefuses(t *testing.T) {
 	exit, ok := err.(*exec.ExitError)
 	if !ok || exit.ExitCode() != 2 || !strings.Contains(out, fmt.Sprintf("port %d", c.API)) || !strings.Contains(out, "--api-port") {
 		t.Errorf("port taken: %v\n%s", err, out)
+	}
+	if out, err := c.RutterAs(65534, c.UpArgs()...); err == nil || !strings.Contains(out, "not root (uid 65534)") {
+		t.Errorf("not root: %v\n%s", err, out)
+	}
+	if out, err := c.Rutter("tap"); err == nil || !strings.Contains(out, "no cluster runs on") {
+		t.Errorf("tap without a cluster: %v\n%s", err, out)
+	}
+	for _, dir := range []string{c.Dir, c.Run} {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is left behind", dir)
+		}
 	}
 	for flag, value := range map[string]string{"--node-name": "Not_A_Name", "--address": "not-an-ip", "--data-dir": "relative"} {
 		out, err := c.TryRutter(append(c.UpArgs(), flag, value)...)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -292,6 +293,27 @@ func (c *Cluster) run(stdin io.Reader, name string, args ...string) (string, err
 	if ctx.Err() != nil {
 		err = fmt.Errorf("no end after %s: %w", commandTimeout, ctx.Err())
 	}
+	return string(out), err
+}
+
+// RutterAs runs a rutter command with exactly these arguments as another user.
+func (c *Cluster) RutterAs(uid uint32, args ...string) (string, error) {
+	dir, err := os.MkdirTemp("", "rutter-it-as-") // the checkout may be closed to others
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	program, err := os.ReadFile(c.rutter)
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "rutter"), program, 0o755))
+	}
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command(filepath.Join(dir, "rutter"), args...)
+	cmd.Env, cmd.Dir = c.env(), "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 

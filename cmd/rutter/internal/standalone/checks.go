@@ -3,6 +3,7 @@ package standalone
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -19,9 +20,6 @@ var minKernel = [2]int{6, 6}
 // CheckMachine tells what this machine lacks to run the cluster, the first thing only:
 // one clear line.
 func (c Config) CheckMachine() error {
-	if err := c.checkPorts(); err != nil {
-		return err
-	}
 	if c.NoNode {
 		return nil
 	}
@@ -94,11 +92,32 @@ func (c Config) checkPorts() error {
 	return nil
 }
 
-// lock keeps a second process off the data directory. It ends with the process.
-func (c Config) lock() (*os.File, error) {
+// claim makes the data directory if there is none, locks it, and sees that the ports
+// are free. If it fails, a directory it made is gone again.
+func (c Config) claim() (lock *os.File, err error) {
+	_, statErr := os.Stat(c.DataDir)
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	if errors.Is(statErr, fs.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, os.RemoveAll(c.DataDir))
+			}
+		}()
+	}
+	if lock, err = c.lock(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(c.checkPorts(), notePID(lock)); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// lock keeps a second process off the data directory, which must exist. It ends with
+// the process.
+func (c Config) lock() (*os.File, error) {
 	f, err := os.OpenFile(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -121,6 +140,9 @@ func notePID(lock *os.File) error {
 
 // readPID tells which process runs the cluster, 0 if none does.
 func (c Config) readPID() (int, error) {
+	if _, err := os.Stat(c.lockFile()); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	lock, err := c.lock()
 	if err == nil {
 		return 0, lock.Close()

@@ -57,17 +57,14 @@ func (c *Cluster) Run(ctx context.Context, ready func(*Progress)) (err error) {
 	if err := c.cfg.Validate(); err != nil {
 		return err
 	}
-	lock, err := c.cfg.lock()
+	if err := c.cfg.CheckMachine(); err != nil {
+		return err
+	}
+	lock, err := c.cfg.claim()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := notePID(lock); err != nil {
-		return fmt.Errorf("lock: %w", err)
-	}
-	if err := c.cfg.CheckMachine(); err != nil {
-		return err
-	}
 	closeLog, err := c.openLog()
 	if err != nil {
 		return err
