@@ -1,12 +1,14 @@
 package scheduler
 
 import (
+	"maps"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/rutter-project/rutter/scheduler/internal/cluster"
 	"github.com/rutter-project/rutter/scheduler/internal/queue"
 )
 
@@ -35,6 +37,7 @@ func (s *Scheduler) nodeHandler() cache.ResourceEventHandler {
 		DeleteFunc: func(obj any) {
 			if n, ok := last(obj).(*corev1.Node); ok {
 				s.cluster.RemoveNode(n.Name)
+				s.queue.Happened(queue.NodeGone, rev(n.ResourceVersion))
 			}
 		},
 	}
@@ -84,15 +87,28 @@ func (s *Scheduler) pod(was, p *corev1.Pod) {
 	case p.Spec.NodeName != "":
 		s.cluster.SetPod(p)
 		s.queue.Remove(p.UID)
-		if was == nil || was.Spec.NodeName == "" {
-			s.queue.Happened(queue.PodPlaced, rev(p.ResourceVersion))
-		}
+		s.queue.Happened(placedEvents(was, p), rev(p.ResourceVersion))
 	case p.Spec.SchedulerName != s.cfg.Name || p.DeletionTimestamp != nil || len(p.Spec.SchedulingGates) > 0:
 		s.queue.Remove(p.UID)
-	case !s.cluster.Has(p.UID):
+	default: // while its binding is under way too: it may fail
 		changed := was != nil && (!equality.Semantic.DeepEqual(was.Spec, p.Spec) || !equality.Semantic.DeepEqual(was.Labels, p.Labels))
 		s.queue.Add(p, rev(p.ResourceVersion), changed)
 	}
+}
+
+// placedEvents are what the change of a pod on a node can mean for others, 0 if nothing.
+func placedEvents(was, p *corev1.Pod) queue.Event {
+	if was == nil || was.Spec.NodeName == "" {
+		return queue.PodPlaced
+	}
+	var events queue.Event
+	if (was.DeletionTimestamp == nil) != (p.DeletionTimestamp == nil) || !maps.Equal(was.Labels, p.Labels) {
+		events |= queue.PodChanged
+	}
+	if !equality.Semantic.DeepEqual(cluster.Requests(was), cluster.Requests(p)) {
+		events |= queue.PodGone // it may have given something back
+	}
+	return events
 }
 
 // gone gives back what the pod held.

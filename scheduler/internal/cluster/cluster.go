@@ -8,6 +8,7 @@ package cluster
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 
@@ -35,8 +36,9 @@ type Node struct {
 
 // Snapshot is the cluster at one moment. Rev is the newest revision in it.
 type Snapshot struct {
-	Rev   int64
-	Nodes []*Node // by name
+	Rev    int64
+	Nodes  []*Node        // by name
+	Images map[string]int // how many nodes have an image, by name
 }
 
 // Cluster is safe for concurrent use.
@@ -47,7 +49,9 @@ type Cluster struct {
 	shared  map[string]bool        // nodes that a snapshot holds; guarded by mu
 	pods    map[types.UID]placed   // all pods on nodes; guarded by mu
 	assumed map[types.UID]struct{} // of these, not confirmed; guarded by mu
-	sorted  []*Node                // the last snapshot's nodes, nil if stale; guarded by mu
+	sorted  []*Node                // the last snapshot's nodes, nil if nodes came or went; guarded by mu
+	stale   map[string]struct{}    // nodes of sorted that changed since; guarded by mu
+	images  map[string]int         // count of nodes by image name; guarded by mu; replaced, not changed, once in a snapshot
 }
 
 type placed struct {
@@ -57,7 +61,7 @@ type placed struct {
 
 // New returns an empty picture.
 func New() *Cluster {
-	return &Cluster{nodes: map[string]*Node{}, shared: map[string]bool{}, pods: map[types.UID]placed{}, assumed: map[types.UID]struct{}{}}
+	return &Cluster{nodes: map[string]*Node{}, shared: map[string]bool{}, pods: map[types.UID]placed{}, assumed: map[types.UID]struct{}{}, stale: map[string]struct{}{}, images: map[string]int{}}
 }
 
 // Saw notes that everything up to rev is in the picture.
@@ -72,12 +76,33 @@ func (c *Cluster) SetNode(n *corev1.Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	node := c.ownLocked(n.Name)
+	if node.Node == nil {
+		c.sorted = nil
+	}
 	node.Node = n
 	node.Allocatable = resourcesOf(n.Status.Allocatable)
-	node.Images = map[string]int64{}
+	images := map[string]int64{}
 	for _, image := range n.Status.Images {
 		for _, name := range image.Names {
-			node.Images[name] = image.SizeBytes
+			images[name] = image.SizeBytes
+		}
+	}
+	c.countImagesLocked(node.Images, images)
+	node.Images = images
+}
+
+// countImagesLocked replaces the counts if a node's images are others than before.
+func (c *Cluster) countImagesLocked(was, is map[string]int64) {
+	if maps.Equal(was, is) {
+		return
+	}
+	c.images = maps.Clone(c.images)
+	for name := range is {
+		c.images[name]++
+	}
+	for name := range was {
+		if c.images[name]--; c.images[name] == 0 {
+			delete(c.images, name)
 		}
 	}
 }
@@ -86,7 +111,22 @@ func (c *Cluster) SetNode(n *corev1.Node) {
 func (c *Cluster) RemoveNode(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ownLocked(name).Node = nil
+	if _, ok := c.nodes[name]; !ok {
+		return
+	}
+	node := c.ownLocked(name)
+	c.countImagesLocked(node.Images, nil)
+	node.Node, node.Images, node.Allocatable = nil, nil, Resources{}
+	c.sorted = nil
+	c.dropEmptyLocked(name, node)
+}
+
+// dropEmptyLocked forgets what is neither a node nor has pods.
+func (c *Cluster) dropEmptyLocked(name string, n *Node) {
+	if n.Node == nil && len(n.Pods) == 0 {
+		delete(c.nodes, name)
+		delete(c.shared, name)
+	}
 }
 
 // SetPod adds or replaces a pod that is on a node. It ends an assumption.
@@ -163,13 +203,16 @@ func (c *Cluster) takeLocked(p placed, sign int64) {
 		n.Pods[p.pod.UID] = p.pod
 	} else {
 		delete(n.Pods, p.pod.UID)
+		c.dropEmptyLocked(p.node, n)
 	}
 }
 
 // ownLocked returns a node that may be changed: a copy if a snapshot holds it.
 func (c *Cluster) ownLocked(name string) *Node {
-	c.sorted = nil
 	n, ok := c.nodes[name]
+	if ok && c.sorted != nil {
+		c.stale[name] = struct{}{}
+	}
 	switch {
 	case !ok:
 		n = &Node{Pods: map[types.UID]*corev1.Pod{}, Ports: map[Port]int{}}
@@ -201,7 +244,9 @@ func (n *Node) clone() *Node {
 func (c *Cluster) Snapshot() Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sorted == nil {
+	byName := func(a, b *Node) int { return cmp.Compare(a.Node.Name, b.Node.Name) }
+	switch {
+	case c.sorted == nil:
 		c.sorted = make([]*Node, 0, len(c.nodes))
 		for name, n := range c.nodes {
 			if n.Node != nil {
@@ -209,27 +254,50 @@ func (c *Cluster) Snapshot() Snapshot {
 				c.shared[name] = true
 			}
 		}
-		slices.SortFunc(c.sorted, func(a, b *Node) int { return cmp.Compare(a.Node.Name, b.Node.Name) })
+		slices.SortFunc(c.sorted, byName)
+	case len(c.stale) > 0:
+		c.sorted = slices.Clone(c.sorted)
+		for name := range c.stale {
+			n := c.nodes[name]
+			if n == nil || n.Node == nil {
+				continue // only has pods; it is in no snapshot
+			}
+			if i, ok := slices.BinarySearchFunc(c.sorted, n, byName); ok {
+				c.sorted[i] = n
+				c.shared[name] = true
+			}
+		}
 	}
-	return Snapshot{Rev: c.rev, Nodes: c.sorted}
+	clear(c.stale)
+	return Snapshot{Rev: c.rev, Nodes: c.sorted, Images: c.images}
 }
 
-// PortsOf lists the host ports that a pod takes.
+// PortsOf lists the host ports that a pod takes, those of its sidecars too.
 func PortsOf(p *corev1.Pod) []Port {
-	var ports []Port
-	for i := range p.Spec.Containers {
-		for _, port := range p.Spec.Containers[i].Ports {
-			if port.HostPort > 0 {
-				ip := port.HostIP
-				if ip == "0.0.0.0" || ip == "::" {
-					ip = ""
-				}
-				protocol := port.Protocol
-				if protocol == "" {
-					protocol = corev1.ProtocolTCP
-				}
-				ports = append(ports, Port{IP: ip, Protocol: protocol, Port: port.HostPort})
+	ports := hostPorts(nil, p.Spec.Containers)
+	for i := range p.Spec.InitContainers {
+		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			ports = hostPorts(ports, p.Spec.InitContainers[i:i+1])
+		}
+	}
+	return ports
+}
+
+func hostPorts(ports []Port, containers []corev1.Container) []Port {
+	for i := range containers {
+		for _, port := range containers[i].Ports {
+			if port.HostPort <= 0 {
+				continue
 			}
+			ip := port.HostIP
+			if ip == "0.0.0.0" || ip == "::" {
+				ip = ""
+			}
+			protocol := port.Protocol
+			if protocol == "" {
+				protocol = corev1.ProtocolTCP
+			}
+			ports = append(ports, Port{IP: ip, Protocol: protocol, Port: port.HostPort})
 		}
 	}
 	return ports

@@ -45,9 +45,10 @@ func resourcesOf(list corev1.ResourceList) Resources {
 	return r
 }
 
-// Requests is what the pod asks for, init containers, sidecars and overhead included.
+// Requests is what the pod asks for, init containers, sidecars and overhead
+// included; of a pod being resized, what it asks for or holds, whichever is more.
 func Requests(p *corev1.Pod) Resources {
-	r := resourcesOf(resource.PodRequests(p, resource.PodResourcesOptions{}))
+	r := resourcesOf(resource.PodRequests(p, resource.PodResourcesOptions{UseStatusResources: true}))
 	r.Pods = 1
 	return r
 }
@@ -72,7 +73,9 @@ func (r *Resources) add(o Resources, sign int64) {
 		if r.Other == nil {
 			r.Other = map[corev1.ResourceName]int64{}
 		}
-		r.Other[name] += sign * n
+		if r.Other[name] += sign * n; r.Other[name] == 0 {
+			delete(r.Other, name)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"slices"
 	"strings"
 
@@ -47,13 +46,14 @@ func (d Decision) Message() string {
 		return "no nodes available to schedule pods"
 	}
 	var parts []string
-	for _, reason := range slices.Sorted(maps.Keys(d.Rejected)) {
-		parts = append(parts, fmt.Sprintf("%d %s", d.Rejected[reason], reason))
+	for reason, nodes := range d.Rejected {
+		parts = append(parts, fmt.Sprintf("%d %s", nodes, reason))
 	}
+	slices.Sort(parts)
 	return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, strings.Join(parts, ", "))
 }
 
-// Filter rejects nodes. An empty reason accepts.
+// filter rejects nodes. An empty reason accepts.
 type filter struct {
 	name string
 	// prepare looks at the pod and the cluster once; a nil result skips the filter.
@@ -95,18 +95,13 @@ func Place(s cluster.Snapshot, p *corev1.Pod) Decision {
 	if len(feasible) == 0 {
 		return d
 	}
-	totals := make([]ranked, len(feasible))
-	for i, n := range feasible {
-		totals[i] = ranked{node: n, scores: map[string]int64{}, tie: tie(p, n)}
+	best := rank(s, p, feasible)
+	d.Node = best[0].node.Node.Name
+	d.Scores = map[string]int64{}
+	for _, pt := range best[0].parts {
+		d.Scores[pt.score] = pt.points
 	}
-	if len(feasible) > 1 {
-		rate(s, p, feasible, totals)
-	}
-	slices.SortFunc(totals, func(a, b ranked) int {
-		return cmp.Or(-cmp.Compare(a.total, b.total), cmp.Compare(a.tie, b.tie), cmp.Compare(a.node.Node.Name, b.node.Node.Name))
-	})
-	d.Node, d.Scores = totals[0].node.Node.Name, totals[0].scores
-	for _, r := range totals[1:min(len(totals), 1+runnersUp)] {
+	for _, r := range best[1:] {
 		if d.RunnersUp == nil {
 			d.RunnersUp = map[string]int64{}
 		}
@@ -115,11 +110,62 @@ func Place(s cluster.Snapshot, p *corev1.Pod) Decision {
 	return d
 }
 
+// ranked is a node and its points.
 type ranked struct {
-	node   *cluster.Node
-	scores map[string]int64
-	total  int64
-	tie    uint64
+	node  *cluster.Node
+	total int64
+	tie   uint64
+	parts []part // of the chosen node only
+}
+
+// part is the weighted points of one score.
+type part struct {
+	score  string
+	points int64
+}
+
+// before orders nodes, the best first.
+func (r ranked) before(o ranked) int {
+	return cmp.Or(-cmp.Compare(r.total, o.total), cmp.Compare(r.tie, o.tie), cmp.Compare(r.node.Node.Name, o.node.Node.Name))
+}
+
+// rank returns the best node, with its parts, and its runners-up.
+func rank(s cluster.Snapshot, p *corev1.Pod, feasible []*cluster.Node) []ranked {
+	type run struct {
+		score
+		rate func(*cluster.Node) int64
+	}
+	var runs []run
+	if len(feasible) > 1 {
+		for _, sc := range scores {
+			if rate := sc.prepare(p, s, feasible); rate != nil {
+				runs = append(runs, run{sc, rate})
+			}
+		}
+	}
+	best := make([]ranked, 0, 2+runnersUp)
+	seed := seedOf(p)
+	for _, n := range feasible {
+		r := ranked{node: n}
+		for _, sc := range runs {
+			r.total += sc.rate(n) * sc.weight
+		}
+		full := len(best) == 1+runnersUp
+		if full && r.total < best[len(best)-1].total {
+			continue
+		}
+		r.tie = tie(seed, n)
+		if full && best[len(best)-1].before(r) < 0 {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(best, r, ranked.before)
+		best = slices.Insert(best, i, r)
+		best = best[:min(len(best), 1+runnersUp)]
+	}
+	for _, sc := range runs {
+		best[0].parts = append(best[0].parts, part{sc.name, sc.rate(best[0].node) * sc.weight})
+	}
+	return best
 }
 
 func (d *Decision) filter(s cluster.Snapshot, p *corev1.Pod) []*cluster.Node {
@@ -150,26 +196,20 @@ nodes:
 	return feasible
 }
 
-func rate(s cluster.Snapshot, p *corev1.Pod, feasible []*cluster.Node, totals []ranked) {
-	for _, sc := range scores {
-		run := sc.prepare(p, s, feasible)
-		if run == nil {
-			continue
-		}
-		for i := range totals {
-			points := run(totals[i].node) * sc.weight
-			totals[i].scores[sc.name] = points
-			totals[i].total += points
-		}
-	}
-}
-
-// tie orders equal nodes differently for every pod, and always alike for one.
-func tie(p *corev1.Pod, n *cluster.Node) uint64 {
+// seedOf is what makes ties fall differently for every pod, and always alike for one.
+func seedOf(p *corev1.Pod) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(p.UID))
-	h.Write([]byte(n.Node.Name))
 	return h.Sum64()
+}
+
+// tie places a node among its equals (FNV-1a, continued from the seed).
+func tie(seed uint64, n *cluster.Node) uint64 {
+	const prime = 1099511628211
+	for i := range len(n.Node.Name) {
+		seed = (seed ^ uint64(n.Node.Name[i])) * prime
+	}
+	return seed
 }
 
 // normalize scales raw values so that the greatest becomes maxScore; reverse turns the

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"math"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,21 +87,19 @@ const (
 // imageLocality prefers nodes that have large images of the pod already, scaled by how
 // many nodes have them so that not all pods flock to one.
 func imageLocality(p *corev1.Pod, s cluster.Snapshot, _ []*cluster.Node) func(*cluster.Node) int64 {
-	names := make([]string, 0, len(p.Spec.Containers))
-	have := map[string]int{}
-	for i := range p.Spec.Containers {
-		name := tagged(p.Spec.Containers[i].Image)
-		names = append(names, name)
-		for _, n := range s.Nodes {
-			if _, ok := n.Images[name]; ok {
-				have[name]++
-			}
+	names := make([]string, 0, len(p.Spec.InitContainers)+len(p.Spec.Containers))
+	for _, containers := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range containers {
+			names = append(names, tagged(containers[i].Image))
 		}
+	}
+	if !slices.ContainsFunc(names, func(name string) bool { return s.Images[name] > 0 }) {
+		return nil // nobody has any
 	}
 	return func(n *cluster.Node) int64 {
 		sum := int64(0)
 		for _, name := range names {
-			sum += n.Images[name] * int64(have[name]) / int64(len(s.Nodes))
+			sum += n.Images[name] * int64(s.Images[name]) / int64(len(s.Nodes))
 		}
 		limit := int64(largeImage * len(names))
 		sum = min(max(sum, smallImage), limit)

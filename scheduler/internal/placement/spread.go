@@ -19,22 +19,28 @@ type constraint struct {
 	key        string
 	maxSkew    int
 	minDomains int
-	hard       bool
 	selector   labels.Selector
 	counts     map[string]int
 	self       int // 1 if the pod counts itself
 }
 
-// constraints counts, over the nodes that may take part, the pods of each domain.
-func constraints(p *corev1.Pod, s cluster.Snapshot) []*constraint {
+// constraints are those of one kind, hard or soft, with the count of pods of each
+// domain over the nodes that may take part: they have the labels of all of them.
+func constraints(p *corev1.Pod, s cluster.Snapshot, kind corev1.UnsatisfiableConstraintAction) []*constraint {
 	var out []*constraint
+	var ofKind []corev1.TopologySpreadConstraint
 	for _, c := range p.Spec.TopologySpreadConstraints {
+		if c.WhenUnsatisfiable == kind {
+			ofKind = append(ofKind, c)
+		}
+	}
+	for _, c := range ofKind {
 		selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
 		if err != nil {
 			continue // validation does not let this through
 		}
 		selector = withLabelKeys(selector, c.MatchLabelKeys, p.Labels)
-		k := &constraint{key: c.TopologyKey, maxSkew: int(c.MaxSkew), minDomains: 1, hard: c.WhenUnsatisfiable == corev1.DoNotSchedule, selector: selector, counts: map[string]int{}}
+		k := &constraint{key: c.TopologyKey, maxSkew: int(c.MaxSkew), minDomains: 1, selector: selector, counts: map[string]int{}}
 		if c.MinDomains != nil {
 			k.minDomains = int(*c.MinDomains)
 		}
@@ -44,7 +50,7 @@ func constraints(p *corev1.Pod, s cluster.Snapshot) []*constraint {
 		takesPart := participation(p, &c)
 		for _, n := range s.Nodes {
 			domain, ok := n.Node.Labels[c.TopologyKey]
-			if !ok || !takesPart(n) {
+			if !ok || !labelled(n, ofKind) || !takesPart(n) {
 				continue
 			}
 			k.counts[domain] += matching(n, p.Namespace, selector)
@@ -52,6 +58,15 @@ func constraints(p *corev1.Pod, s cluster.Snapshot) []*constraint {
 		out = append(out, k)
 	}
 	return out
+}
+
+func labelled(n *cluster.Node, all []corev1.TopologySpreadConstraint) bool {
+	for i := range all {
+		if _, ok := n.Node.Labels[all[i].TopologyKey]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func withLabelKeys(selector labels.Selector, keys []string, own labels.Set) labels.Selector {
@@ -100,12 +115,7 @@ func matching(n *cluster.Node, namespace string, selector labels.Selector) int {
 
 // spread rejects nodes whose domain would become too much fuller than the emptiest.
 func spread(p *corev1.Pod, s cluster.Snapshot) func(*cluster.Node) []string {
-	var hard []*constraint
-	for _, c := range constraints(p, s) {
-		if c.hard {
-			hard = append(hard, c)
-		}
-	}
+	hard := constraints(p, s, corev1.DoNotSchedule)
 	if len(hard) == 0 {
 		return nil
 	}
@@ -142,31 +152,44 @@ var defaultSpread = []struct {
 	skew int
 }{{corev1.LabelHostname, 3}, {corev1.LabelTopologyZone, 5}}
 
-// spreadScore prefers emptier domains.
+// spreadScore prefers emptier domains. A node that lacks a label of the pod's own
+// constraints gets nothing.
 func spreadScore(p *corev1.Pod, s cluster.Snapshot, feasible []*cluster.Node) func(*cluster.Node) int64 {
-	var soft []*constraint
-	for _, c := range constraints(p, s) {
-		if !c.hard {
-			soft = append(soft, c)
-		}
-	}
-	if len(p.Spec.TopologySpreadConstraints) == 0 {
+	own := len(p.Spec.TopologySpreadConstraints) > 0
+	soft := constraints(p, s, corev1.ScheduleAnyway)
+	if !own {
 		soft = defaults(p, s)
 	}
 	if len(soft) == 0 {
 		return nil
 	}
 	raw := map[*cluster.Node]int64{}
+	least, most := int64(math.MaxInt64), int64(0)
+nodes:
 	for _, n := range feasible {
 		sum := 0.0
 		for _, c := range soft {
-			if domain, ok := n.Node.Labels[c.key]; ok {
+			domain, ok := n.Node.Labels[c.key]
+			if ok {
 				sum += float64(c.counts[domain])*math.Log(float64(len(c.counts)+2)) + float64(c.maxSkew-1)
+			} else if own {
+				continue nodes
 			}
 		}
 		raw[n] = int64(math.Round(sum))
+		least, most = min(least, raw[n]), max(most, raw[n])
 	}
-	return normalize(raw, true)
+	return func(n *cluster.Node) int64 {
+		points, ok := raw[n]
+		switch {
+		case !ok:
+			return 0
+		case most == 0:
+			return maxScore
+		default:
+			return maxScore * (most + least - points) / most
+		}
+	}
 }
 
 func defaults(p *corev1.Pod, s cluster.Snapshot) []*constraint {

@@ -26,7 +26,9 @@ const (
 	NodeChanged
 	PodGone
 	PodPlaced
-	Any Event = 0xff
+	NodeGone
+	PodChanged       // labels, or its deletion began
+	Any        Event = 0xff
 )
 
 // wakers names the events that can change a filter's mind.
@@ -37,7 +39,7 @@ var wakers = map[string]Event{
 	"NodeAffinity":      NodeAdded | NodeChanged,
 	"NodePorts":         NodeAdded | PodGone,
 	"NodeResourcesFit":  NodeAdded | NodeChanged | PodGone,
-	"PodTopologySpread": NodeAdded | NodeChanged | PodGone | PodPlaced,
+	"PodTopologySpread": NodeAdded | NodeChanged | NodeGone | PodGone | PodPlaced | PodChanged,
 }
 
 // Back-off of a pod that keeps failing, kube-scheduler's defaults.
@@ -53,12 +55,14 @@ type Entry struct {
 	Causes   []int64 // revisions that woke it
 	Attempts int
 
-	newest *corev1.Pod // came while the entry was popped; nil if none
-	added  time.Time
-	last   time.Time // of the last attempt
-	wakes  Event
-	popped uint64 // count of events when popped
-	index  int    // in the heap, -1 outside
+	newest  *corev1.Pod // came while the entry was popped; nil if none
+	changed bool        // newest has another spec or labels
+	timer   *time.Timer // ends the back-off; nil if none runs
+	added   time.Time
+	last    time.Time // of the last attempt
+	wakes   Event
+	popped  uint64 // count of events when popped
+	index   int    // in the heap, -1 outside
 }
 
 // Queue is safe for concurrent use.
@@ -67,9 +71,8 @@ type Queue struct {
 	entries map[types.UID]*Entry // all that wait, popped ones too; guarded by mu
 	active  byPriority           // guarded by mu
 	parked  map[types.UID]*Entry // guarded by mu
-	timers  map[types.UID]*time.Timer
-	events  []Event // the last events, for pods that were being decided on; guarded by mu
-	seen    uint64  // count of events; guarded by mu
+	events  []Event              // the last events, for pods that were being decided on; guarded by mu
+	seen    uint64               // count of events; guarded by mu
 	ready   chan struct{}
 	now     func() time.Time
 }
@@ -79,7 +82,7 @@ const remembered = 1024
 
 // New returns an empty queue. now is the clock.
 func New(now func() time.Time) *Queue {
-	return &Queue{entries: map[types.UID]*Entry{}, parked: map[types.UID]*Entry{}, timers: map[types.UID]*time.Timer{}, ready: make(chan struct{}, 1), now: now}
+	return &Queue{entries: map[types.UID]*Entry{}, parked: map[types.UID]*Entry{}, ready: make(chan struct{}, 1), now: now}
 }
 
 // Add queues a pod, or gives a waiting one its newest form. A changed spec of a parked
@@ -97,6 +100,7 @@ func (q *Queue) Add(p *corev1.Pod, rev int64, changed bool) {
 	}
 	if _, parked := q.parked[p.UID]; !parked && e.index < 0 {
 		e.newest = p // whoever popped it reads e.Pod
+		e.changed = e.changed || changed
 		return
 	}
 	e.Pod = p
@@ -106,10 +110,13 @@ func (q *Queue) Add(p *corev1.Pod, rev int64, changed bool) {
 	}
 }
 
-func (e *Entry) catchUp() {
+// catchUp takes the newest form, and reports whether that can change the decision.
+func (e *Entry) catchUp() (changed bool) {
 	if e.newest != nil {
 		e.Pod, e.newest = e.newest, nil
 	}
+	changed, e.changed = e.changed, false
+	return changed
 }
 
 const maxCauses = 8
@@ -130,9 +137,8 @@ func (q *Queue) Remove(uid types.UID) {
 	}
 	delete(q.entries, uid)
 	delete(q.parked, uid)
-	if t := q.timers[uid]; t != nil {
-		t.Stop()
-		delete(q.timers, uid)
+	if e.timer != nil {
+		e.timer.Stop()
 	}
 	if e.index >= 0 {
 		heap.Remove(&q.active, e.index)
@@ -171,7 +177,7 @@ func (q *Queue) Park(e *Entry, rejectedBy map[string]int) {
 	if q.entries[e.Pod.UID] != e {
 		return // removed meanwhile
 	}
-	e.catchUp()
+	changed := e.catchUp()
 	e.wakes, e.Causes = NodeAdded, nil
 	for name := range rejectedBy {
 		if w, ok := wakers[name]; ok {
@@ -181,6 +187,10 @@ func (q *Queue) Park(e *Entry, rejectedBy map[string]int) {
 		}
 	}
 	q.parked[e.Pod.UID] = e
+	if changed {
+		q.wakeLocked(e)
+		return
+	}
 	missed := q.seen - e.popped
 	for i := uint64(0); i < min(missed, uint64(len(q.events))); i++ {
 		if q.events[len(q.events)-1-int(i)]&e.wakes != 0 {
@@ -205,8 +215,11 @@ func (q *Queue) Retry(e *Entry) {
 	}
 }
 
-// Happened wakes the parked pods that the event can help.
+// Happened wakes the parked pods that the event, or events, can help.
 func (q *Queue) Happened(event Event, rev int64) {
+	if event == 0 {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.seen++
@@ -221,29 +234,26 @@ func (q *Queue) Happened(event Event, rev int64) {
 	}
 }
 
-// Waiting counts the pods to decide on and those parked.
-func (q *Queue) Waiting() (active, parked int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.active), len(q.parked)
-}
-
 // wakeLocked moves a parked pod to the active ones, at once or when its back-off ends.
 func (q *Queue) wakeLocked(e *Entry) {
 	uid := e.Pod.UID
 	wait := e.last.Add(backoff(e.Attempts)).Sub(q.now())
 	if wait <= 0 {
+		if e.timer != nil {
+			e.timer.Stop()
+			e.timer = nil
+		}
 		delete(q.parked, uid)
 		q.activateLocked(e)
 		return
 	}
-	if q.timers[uid] != nil {
+	if e.timer != nil {
 		return
 	}
-	q.timers[uid] = time.AfterFunc(wait, func() {
+	e.timer = time.AfterFunc(wait, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		delete(q.timers, uid)
+		e.timer = nil
 		if q.parked[uid] == e {
 			delete(q.parked, uid)
 			q.activateLocked(e)
