@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -158,10 +159,10 @@ func (s *Server) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("apiserver: %w", err)
 	}
-	inner := s.httpServer(handler)
-	outer := s.httpServer(handler)
-	outer.TLSConfig = s.tlsConfig()
 	g, ctx := errgroup.WithContext(ctx)
+	inner := s.httpServer(handler)
+	outer := s.httpServer(endWatches(ctx, handler))
+	outer.TLSConfig = s.tlsConfig()
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.becomeReady(ctx) })
 	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
@@ -192,15 +193,31 @@ func (s *Server) becomeReady(ctx context.Context) error {
 	return nil
 }
 
-// shutdown lets requests in flight finish, then cuts watches.
-func (s *Server) shutdown(servers ...*http.Server) {
+// endWatches ends clients' watches when the server stops: they last for as long as
+// clients want, so that waiting for them would be waiting in vain. Clients go on from
+// the last revision they saw.
+func endWatches(stopping context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.RawQuery, "watch=") && !strings.Contains(r.URL.Path, "/watch/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(stopping, cancel)()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// shutdown lets requests in flight finish, as far as they do in time. The loopback
+// comes last, since they need it, and has no requests but the server's own watches.
+func (s *Server) shutdown(outer, inner *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	for _, server := range servers {
-		if err := server.Shutdown(ctx); err != nil {
-			_ = server.Close()
-		}
+	if err := outer.Shutdown(ctx); err != nil {
+		_ = outer.Close()
 	}
+	_ = inner.Close()
 	s.informers.Shutdown()
 }
 
