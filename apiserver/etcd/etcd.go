@@ -35,6 +35,9 @@ const (
 	maxTxnOps     = 512
 	startTimeout  = time.Minute
 	snapshotCount = 10000
+	// A lone member waits an election timeout before it leads; it has nobody to be
+	// patient with.
+	tickMs, electionMs = 20, 200
 	socketName    = "client.sock"
 )
 
@@ -58,6 +61,7 @@ func Start(ctx context.Context, cfg Config) (*Etcd, error) {
 		c.ZapLoggerBuilder = nil
 		c.LogOutputs = []string{cfg.LogFile}
 	}
+	c.TickMs, c.ElectionMs = tickMs, electionMs
 	c.QuotaBackendBytes = quotaBytes
 	c.MaxRequestBytes = maxRequest
 	c.MaxTxnOps = maxTxnOps

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"sort"
+	"sync"
 	"time"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
@@ -61,6 +63,8 @@ type GroupVersion struct {
 	Service   *restful.WebService
 	Resources []apidiscovery.APIResourceDiscovery
 	Storages  map[string]rest.Storage
+
+	openAPI func() *openapicommon.OpenAPIV3Config
 }
 
 // API is everything the built-in kinds serve.
@@ -75,7 +79,8 @@ func Install(c Config) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	types, err := typeConverter(all)
+	openAPI := sync.OnceValue(v3Config) // the definitions of all kinds are large: make them once
+	types, err := typeConverter(openAPI(), all)
 	if err != nil {
 		return nil, fmt.Errorf("types for server-side apply: %w", err)
 	}
@@ -86,6 +91,7 @@ func Install(c Config) (*API, error) {
 		if err != nil {
 			return nil, fmt.Errorf("install %s: %w", gv, err)
 		}
+		v.openAPI = openAPI
 		api.Versions = append(api.Versions, v)
 	}
 	return api, nil

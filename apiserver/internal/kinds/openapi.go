@@ -63,7 +63,7 @@ func v2Config() *openapicommon.Config {
 }
 
 // typeConverter knows the schema of every served kind, for server-side apply.
-func typeConverter(all map[schema.GroupVersion]resources) (managedfields.TypeConverter, error) {
+func typeConverter(cfg *openapicommon.OpenAPIV3Config, all map[schema.GroupVersion]resources) (managedfields.TypeConverter, error) {
 	var names []string
 	for _, gv := range groupOrder {
 		for resource, storage := range all[gv] {
@@ -78,7 +78,7 @@ func typeConverter(all map[schema.GroupVersion]resources) (managedfields.TypeCon
 			names = append(names, openapiutil.GetCanonicalTypeName(example))
 		}
 	}
-	schemas, err := openapibuilder3.BuildOpenAPIDefinitionsForResources(v3Config(), names...)
+	schemas, err := openapibuilder3.BuildOpenAPIDefinitionsForResources(cfg, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (a *API) OpenAPIV2() (*spec.Swagger, error) {
 
 // OpenAPIV3 describes one version.
 func (v GroupVersion) OpenAPIV3() (*spec3.OpenAPI, error) {
-	doc, err := openapibuilder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{v.Service}), v3Config())
+	doc, err := openapibuilder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{v.Service}), v.openAPI())
 	if err != nil {
 		return nil, err
 	}

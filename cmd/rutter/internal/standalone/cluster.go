@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -256,6 +257,7 @@ func (c *Cluster) runControllers(ctx context.Context, g *errgroup.Group, ready f
 		}
 		c.progress.Done("node " + c.cfg.NodeName + " is Ready")
 	}
+	debug.FreeOSMemory() // starting makes much garbage, once
 	ready(c.progress)
 	return nil
 }
