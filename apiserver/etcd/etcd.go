@@ -38,7 +38,7 @@ const (
 	// A lone member waits an election timeout before it leads; it has nobody to be
 	// patient with.
 	tickMs, electionMs = 20, 200
-	socketName    = "client.sock"
+	socketName         = "client.sock"
 )
 
 // Etcd is a running member.

@@ -58,9 +58,14 @@ func Load(dir, cluster string) (*Authority, error) {
 		return nil, fmt.Errorf("certificate authority: %w", err)
 	}
 	a := &Authority{dir: dir}
-	err := a.read()
-	if errors.Is(err, fs.ErrNotExist) {
+	// Only the certificate tells whether there is an authority: with its key lost, a
+	// new one would cut off every node and client without a word.
+	_, err := os.Stat(a.CAFile())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		err = a.create(cluster)
+	case err == nil:
+		err = a.read()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("certificate authority in %s: %w", dir, err)
@@ -91,6 +96,9 @@ func (a *Authority) read() error {
 	}
 	if a.cert, err = parseCert(certPEM); err != nil {
 		return fmt.Errorf("ca.crt: %w", err)
+	}
+	if public, ok := a.cert.PublicKey.(*ecdsa.PublicKey); !ok || !public.Equal(a.key.Public()) {
+		return errors.New("ca.key is not the key of ca.crt")
 	}
 	a.pem = certPEM
 	return nil
@@ -127,7 +135,7 @@ func (a *Authority) create(cluster string) error {
 }
 
 // Issue returns the leaf's files, made or renewed if they are missing, near their end,
-// of another authority, or for other names.
+// of another authority, or for other names or uses.
 func (a *Authority) Issue(leaf Leaf) (Pair, error) {
 	pair := Pair{filepath.Join(a.dir, leaf.Name+".crt"), filepath.Join(a.dir, leaf.Name+".key")}
 	if a.stillGood(pair, leaf) {
@@ -151,6 +159,15 @@ func (a *Authority) Issue(leaf Leaf) (Pair, error) {
 }
 
 func (a *Authority) sign(leaf Leaf, public crypto.PublicKey) ([]byte, error) {
+	template, err := a.template(leaf)
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+}
+
+// template is the leaf's certificate before it is signed.
+func (*Authority) template(leaf Leaf) (*x509.Certificate, error) {
 	serial, err := serialNumber()
 	if err != nil {
 		return nil, err
@@ -160,16 +177,21 @@ func (a *Authority) sign(leaf Leaf, public crypto.PublicKey) ([]byte, error) {
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: leaf.CommonName, Organization: leaf.Organizations},
 		NotBefore:    now.Add(-skew), NotAfter: now.Add(leafLife),
-		KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-	if leaf.Client {
-		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
-	}
-	if leaf.Server {
-		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: leaf.usages(),
 	}
 	template.DNSNames, template.IPAddresses = splitHosts(leaf.Hosts)
-	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+	return template, nil
+}
+
+func (l Leaf) usages() []x509.ExtKeyUsage {
+	var usages []x509.ExtKeyUsage
+	if l.Client {
+		usages = append(usages, x509.ExtKeyUsageClientAuth)
+	}
+	if l.Server {
+		usages = append(usages, x509.ExtKeyUsageServerAuth)
+	}
+	return usages
 }
 
 func (a *Authority) stillGood(pair Pair, leaf Leaf) bool {
@@ -183,6 +205,7 @@ func (a *Authority) stillGood(pair Pair, leaf Leaf) bool {
 		time.Until(cert.NotAfter) > leafLife/3 &&
 		cert.Subject.CommonName == leaf.CommonName &&
 		slices.Equal(cert.Subject.Organization, leaf.Organizations) &&
+		slices.Equal(cert.ExtKeyUsage, leaf.usages()) &&
 		slices.Equal(cert.DNSNames, names) &&
 		slices.EqualFunc(cert.IPAddresses, ips, net.IP.Equal)
 }

@@ -45,6 +45,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/podtopologylabels"
 	podpriority "k8s.io/kubernetes/plugin/pkg/admission/priority"
 	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
+	"k8s.io/kubernetes/plugin/pkg/admission/scheduling/podgroupprotection"
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 	"k8s.io/kubernetes/plugin/pkg/admission/storage/persistentvolume/resize"
@@ -71,6 +72,7 @@ var admissionOrder = []admissionPlugin{
 	{defaulttolerationseconds.PluginName, defaulttolerationseconds.Register},
 	{setdefault.PluginName, setdefault.Register},
 	{storageobjectinuseprotection.PluginName, storageobjectinuseprotection.Register},
+	{podgroupprotection.PluginName, podgroupprotection.Register},
 	{resize.PluginName, resize.Register},
 	{runtimeclass.PluginName, runtimeclass.Register},
 	{certapproval.PluginName, certapproval.Register},
