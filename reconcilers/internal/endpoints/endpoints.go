@@ -53,6 +53,9 @@ func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) 
 	if err := c.Watch(services, engine.Self); err != nil {
 		return nil, err
 	}
+	if err := c.Watch(current, engine.Self); err != nil {
+		return nil, err
+	}
 	return c, c.Watch(sliceInformer, func(_, obj any) []string { keys, _ := serviceOf(obj); return keys })
 }
 
@@ -79,7 +82,7 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	if err != nil || svc.Spec.Selector == nil || svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return err
 	}
-	return r.write(ctx, svc, subsets(engine.Owned[*discoveryv1.EndpointSlice](r.slices, byService, key)))
+	return r.write(ctx, svc, engine.Owned[*discoveryv1.EndpointSlice](r.slices, byService, key))
 }
 
 func (r *reconciler) remove(ctx context.Context, namespace, service string) error {
@@ -89,13 +92,15 @@ func (r *reconciler) remove(ctx context.Context, namespace, service string) erro
 	}
 	err = r.client.CoreV1().Endpoints(namespace).Delete(ctx, service, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete endpoints: %w", err)
+		return fmt.Errorf("delete endpoints %s/%s: %w", namespace, service, err)
 	}
 	return nil
 }
 
 //nolint:staticcheck // Endpoints is deprecated, and what this package is about
-func (r *reconciler) write(ctx context.Context, svc *corev1.Service, want []corev1.EndpointSubset) error {
+func (r *reconciler) write(ctx context.Context, svc *corev1.Service, from []*discoveryv1.EndpointSlice) error {
+	want, cut := subsets(from, family(svc))
+	annotations := map[string]string{}
 	labels := map[string]string{}
 	for k, v := range svc.Labels {
 		labels[k] = v
@@ -104,65 +109,95 @@ func (r *reconciler) write(ctx context.Context, svc *corev1.Service, want []core
 	if svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		labels[corev1.IsHeadlessService] = ""
 	}
+	if cut {
+		annotations[corev1.EndpointsOverCapacity] = "truncated"
+	}
 	got, err := r.current.Endpoints(svc.Namespace).Get(svc.Name)
 	if apierrors.IsNotFound(err) {
 		_, err = r.client.CoreV1().Endpoints(svc.Namespace).Create(ctx, &corev1.Endpoints{
-			ObjectMeta: metav1.ObjectMeta{Name: svc.Name, Namespace: svc.Namespace, Labels: labels}, Subsets: want}, metav1.CreateOptions{})
+			ObjectMeta: metav1.ObjectMeta{Name: svc.Name, Namespace: svc.Namespace, Labels: labels, Annotations: annotations}, Subsets: want}, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
 		}
 	} else if err == nil {
-		if equality.Semantic.DeepEqual(got.Subsets, want) && equality.Semantic.DeepEqual(got.Labels, labels) {
+		if equality.Semantic.DeepEqual(got.Subsets, want) && equality.Semantic.DeepEqual(got.Labels, labels) &&
+			got.Annotations[corev1.EndpointsOverCapacity] == annotations[corev1.EndpointsOverCapacity] {
 			return nil
 		}
 		update := got.DeepCopy()
 		update.Subsets, update.Labels = want, labels
+		delete(update.Annotations, corev1.EndpointsOverCapacity)
+		if cut {
+			metav1.SetMetaDataAnnotation(&update.ObjectMeta, corev1.EndpointsOverCapacity, "truncated")
+		}
 		_, err = r.client.CoreV1().Endpoints(svc.Namespace).Update(ctx, update, metav1.UpdateOptions{})
 	}
 	if err != nil {
-		return fmt.Errorf("write endpoints: %w", err)
+		return fmt.Errorf("write endpoints %s/%s: %w", svc.Namespace, svc.Name, err)
 	}
 	return nil
 }
 
-// subsets groups the IPv4 or IPv6 endpoints of the slices by their ports.
+// family is the address family of the service's Endpoints, which know one only.
+func family(svc *corev1.Service) discoveryv1.AddressType {
+	if len(svc.Spec.IPFamilies) > 0 {
+		return discoveryv1.AddressType(svc.Spec.IPFamilies[0])
+	}
+	return discoveryv1.AddressTypeIPv4
+}
+
+// subsets groups the endpoints of one family by their ports, and reports whether some
+// had to be left out. Pods that end are in none, unless they count as ready all the
+// same (publishNotReadyAddresses).
 //
 //nolint:staticcheck // Endpoints is deprecated, and what this package is about
-func subsets(from []*discoveryv1.EndpointSlice) []corev1.EndpointSubset {
-	var out []corev1.EndpointSubset
+func subsets(from []*discoveryv1.EndpointSlice, of discoveryv1.AddressType) (out []corev1.EndpointSubset, cut bool) {
 	slices.SortFunc(from, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
 	count := 0
 	for _, s := range from {
-		if s.AddressType == discoveryv1.AddressTypeFQDN {
+		if s.AddressType != of {
 			continue
 		}
-		subset := corev1.EndpointSubset{Ports: ports(s.Ports)}
+		into := subsetOf(&out, ports(s.Ports))
 		for _, e := range s.Endpoints {
-			serving := e.Conditions.Serving == nil || *e.Conditions.Serving
-			if e.Conditions.Terminating != nil && *e.Conditions.Terminating && !serving {
+			ready := e.Conditions.Ready == nil || *e.Conditions.Ready
+			if e.Conditions.Terminating != nil && *e.Conditions.Terminating && !ready {
 				continue
 			}
 			if count++; count > maxAddresses {
+				cut = true
 				break
 			}
 			address := corev1.EndpointAddress{IP: e.Addresses[0], NodeName: e.NodeName, TargetRef: e.TargetRef}
 			if e.Hostname != nil {
 				address.Hostname = *e.Hostname
 			}
-			if e.Conditions.Ready == nil || *e.Conditions.Ready {
-				subset.Addresses = append(subset.Addresses, address)
+			if ready {
+				into.Addresses = append(into.Addresses, address)
 			} else {
-				subset.NotReadyAddresses = append(subset.NotReadyAddresses, address)
+				into.NotReadyAddresses = append(into.NotReadyAddresses, address)
 			}
 		}
-		if len(subset.Addresses)+len(subset.NotReadyAddresses) > 0 {
-			byIP := func(a, b corev1.EndpointAddress) int { return cmp.Compare(a.IP, b.IP) }
-			slices.SortFunc(subset.Addresses, byIP)
-			slices.SortFunc(subset.NotReadyAddresses, byIP)
-			out = append(out, subset)
-		}
 	}
-	return out
+	out = slices.DeleteFunc(out, func(s corev1.EndpointSubset) bool { return len(s.Addresses)+len(s.NotReadyAddresses) == 0 })
+	byIP := func(a, b corev1.EndpointAddress) int { return cmp.Compare(a.IP, b.IP) }
+	for i := range out {
+		slices.SortFunc(out[i].Addresses, byIP)
+		slices.SortFunc(out[i].NotReadyAddresses, byIP)
+	}
+	return out, cut
+}
+
+// subsetOf returns the subset of the given ports, new if there is none.
+//
+//nolint:staticcheck // Endpoints is deprecated, and what this package is about
+func subsetOf(all *[]corev1.EndpointSubset, ports []corev1.EndpointPort) *corev1.EndpointSubset {
+	i := slices.IndexFunc(*all, func(s corev1.EndpointSubset) bool { return equality.Semantic.DeepEqual(s.Ports, ports) })
+	if i < 0 {
+		*all = append(*all, corev1.EndpointSubset{Ports: ports})
+		i = len(*all) - 1
+	}
+	return &(*all)[i]
 }
 
 //nolint:staticcheck // Endpoints is deprecated, and what this package is about

@@ -83,6 +83,9 @@ func New(config *rest.Config, source engine.Source, log zerolog.Logger) (*engine
 	if err := c.Watch(pods, r.servicesOfPod); err != nil {
 		return nil, err
 	}
+	if err := c.Follow(nodes, cache.ResourceEventHandlerFuncs{}); err != nil { // read by the library, must be filled
+		return nil, err
+	}
 	return c, c.Watch(slices, func(_, obj any) []string { keys, _ := serviceOf(obj); return keys })
 }
 
@@ -100,9 +103,6 @@ func serviceOf(obj any) ([]string, error) {
 func (r *reconciler) servicesOfPod(old, obj any) []string {
 	var keys []string
 	projection := endpointsliceutil.GetPodUpdateProjectionKey(old, obj)
-	if old == nil {
-		projection = endpointsliceutil.GetPodUpdateProjectionKey(nil, obj)
-	}
 	if projection == nil {
 		return nil
 	}

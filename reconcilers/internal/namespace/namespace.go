@@ -91,7 +91,7 @@ func (r *reconciler) Reconcile(ctx context.Context, nsName string) error {
 	update.ResourceVersion = "" // the conditions were just written
 	_, err = r.client.CoreV1().Namespaces().Finalize(ctx, update, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("finalize: %w", err)
+		return fmt.Errorf("finalize namespace %s: %w", nsName, err)
 	}
 	return nil
 }
@@ -241,7 +241,7 @@ func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []rema
 	}
 	_, err := r.client.CoreV1().Namespaces().UpdateStatus(ctx, update, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write conditions: %w", err)
+		return fmt.Errorf("write conditions of namespace %s: %w", ns.Name, err)
 	}
 	return nil
 }

@@ -93,8 +93,12 @@ func (r *reconciler) Reconcile(ctx context.Context, nodeName string) error {
 		return err
 	}
 	_, err = r.client.CoreV1().Nodes().Patch(ctx, nodeName, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("give %s to node: %w", prefix, err)
+	if apierrors.IsNotFound(err) {
+		r.pool.release(nodeName) // its deletion may have been seen before it took one
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("give %s to node %s: %w", prefix, nodeName, err)
 	}
 	return nil
 }

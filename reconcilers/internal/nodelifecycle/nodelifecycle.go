@@ -2,8 +2,8 @@
 // conditions and taints, and evicts pods that do not tolerate that for longer than
 // they allow.
 //
-// A node is alive as long as its Lease is renewed. Nothing is polled: every renewal
-// sets a timer for the moment the next one is overdue.
+// A node is alive as long as its Lease is renewed. Nothing is polled: a timer runs for
+// the moment the next renewal is overdue.
 package nodelifecycle
 
 import (
@@ -41,7 +41,6 @@ type reconciler struct {
 	leases coordinationlisters.LeaseLister
 	pods   cache.Indexer
 	grace  time.Duration
-	start  time.Time
 
 	mu   sync.Mutex
 	seen map[string]heartbeat // by node; guarded by mu
@@ -64,7 +63,7 @@ func New(client kubernetes.Interface, grace time.Duration, source engine.Source,
 		return nil, err
 	}
 	r := &reconciler{client: client, nodes: corelisters.NewNodeLister(nodes.GetIndexer()),
-		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: pods.GetIndexer(), grace: grace, start: time.Now(), seen: map[string]heartbeat{}}
+		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: pods.GetIndexer(), grace: grace, seen: map[string]heartbeat{}}
 	c := engine.NewController(r, workers, log)
 	if err := c.Watch(nodes, engine.Self); err != nil {
 		return nil, err
@@ -156,13 +155,14 @@ func (r *reconciler) Reconcile(ctx context.Context, nodeName string) error {
 }
 
 // untilSilent is how long the node may still be quiet. A node without a Lease counts
-// from this controller's start.
+// from when it was first seen.
 func (r *reconciler) untilSilent(nodeName string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last, ok := r.seen[nodeName]
 	if !ok {
-		last.at = r.start
+		last.at = time.Now()
+		r.seen[nodeName] = last
 	}
 	return time.Until(last.at.Add(r.grace))
 }
@@ -187,7 +187,7 @@ func (r *reconciler) markUnknown(ctx context.Context, n *corev1.Node) (*corev1.N
 	}
 	updated, err := r.client.CoreV1().Nodes().UpdateStatus(ctx, update, metav1.UpdateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("mark node unknown: %w", err)
+		return nil, fmt.Errorf("mark node %s unknown: %w", n.Name, err)
 	}
 	return updated, nil
 }
@@ -202,7 +202,7 @@ func (r *reconciler) taint(ctx context.Context, n *corev1.Node) (*corev1.Node, e
 	update.Spec.Taints = taints
 	updated, err := r.client.CoreV1().Nodes().Update(ctx, update, metav1.UpdateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("taint node: %w", err)
+		return nil, fmt.Errorf("taint node %s: %w", n.Name, err)
 	}
 	return updated, nil
 }

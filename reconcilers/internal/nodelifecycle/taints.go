@@ -108,6 +108,9 @@ func tolerated(p *corev1.Pod, taints []corev1.Taint, now time.Time) (wait time.D
 		if t.TimeAdded != nil {
 			began = t.TimeAdded.Time
 		}
+		if p.CreationTimestamp.After(began) {
+			began = p.CreationTimestamp.Time // it came later than the taint
+		}
 		left := began.Add(time.Duration(*limit) * time.Second).Sub(now)
 		if forever || left < wait {
 			wait, forever = left, false
@@ -116,23 +119,15 @@ func tolerated(p *corev1.Pod, taints []corev1.Taint, now time.Time) (wait time.D
 	return wait, forever
 }
 
-// tolerance is the longest that the pod tolerates the taint, nil for always; ok is
-// false if it does not at all.
+// tolerance is how long the pod tolerates the taint, nil for always, by the first
+// toleration that matches; ok is false if none does.
 func tolerance(p *corev1.Pod, t *corev1.Taint) (limit *int64, ok bool) {
 	for i := range p.Spec.Tolerations {
-		toleration := &p.Spec.Tolerations[i]
-		if !matches(toleration, t) {
-			continue
+		if matches(&p.Spec.Tolerations[i], t) {
+			return p.Spec.Tolerations[i].TolerationSeconds, true
 		}
-		if toleration.TolerationSeconds == nil {
-			return nil, true
-		}
-		if !ok || *toleration.TolerationSeconds > *limit {
-			limit = toleration.TolerationSeconds
-		}
-		ok = true
 	}
-	return limit, ok
+	return nil, false
 }
 
 func matches(toleration *corev1.Toleration, t *corev1.Taint) bool {

@@ -73,5 +73,5 @@ func (r *reconciler) Reconcile(ctx context.Context, namespace string) error {
 	if err == nil || apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
 	}
-	return fmt.Errorf("publish root CA: %w", err)
+	return fmt.Errorf("publish root CA in namespace %s: %w", namespace, err)
 }

@@ -58,5 +58,5 @@ func (r *reconciler) Reconcile(ctx context.Context, namespace string) error {
 	if err == nil || apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
 	}
-	return fmt.Errorf("create service account: %w", err)
+	return fmt.Errorf("create service account %s/%s: %w", namespace, account, err)
 }
