@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/client-go/tools/cache"
 )
 
 // Runner is a controller.
@@ -46,4 +48,9 @@ const (
 func Settle() {
 	time.Sleep(quiet)
 	synctest.Wait()
+}
+
+// OnAdd is an event handler that calls f for every object that comes.
+func OnAdd(f func()) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{AddFunc: func(any) { f() }}
 }
