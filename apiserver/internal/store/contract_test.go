@@ -225,7 +225,7 @@ func TestStorageContract(t *testing.T) {
 		"PreconditionalDeleteWithSuggestion":         plain(storagetesting.RunTestPreconditionalDeleteWithSuggestion),
 		"PreconditionalDeleteWithOnlySuggestionPass": plain(storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass),
 		"List": func(ctx context.Context, t *testing.T, f *fixture) {
-			storagetesting.RunTestList(ctx, t, f, f.compact, true, storagetesting.NewKubernetesRecorder(nil))
+			storagetesting.RunTestList(ctx, t, f, f.compact, false, storagetesting.NewKubernetesRecorder(nil))
 		},
 		"ConsistentList": func(ctx context.Context, t *testing.T, f *fixture) {
 			storagetesting.RunTestConsistentList(ctx, t, f, f.increaseRV, true, true, true)
