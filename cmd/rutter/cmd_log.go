@@ -11,8 +11,20 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
-// clusterScoped are resources without a namespace among those with short names.
-var clusterScoped = map[string]bool{"nodes": true, "namespaces": true}
+// clusterScoped are the built-in resources without a namespace.
+var clusterScoped = map[resourceName]bool{
+	{"", "nodes"}: true, {"", "namespaces"}: true,
+	{"rbac.authorization.k8s.io", "clusterroles"}: true, {"rbac.authorization.k8s.io", "clusterrolebindings"}: true,
+	{"storage.k8s.io", "storageclasses"}: true, {"storage.k8s.io", "csidrivers"}: true, {"storage.k8s.io", "csinodes"}: true,
+	{"storage.k8s.io", "volumeattachments"}: true, {"storage.k8s.io", "volumeattributesclasses"}: true,
+	{"scheduling.k8s.io", "priorityclasses"}: true, {"node.k8s.io", "runtimeclasses"}: true,
+	{"certificates.k8s.io", "certificatesigningrequests"}: true,
+	{"networking.k8s.io", "ingressclasses"}:               true, {"networking.k8s.io", "ipaddresses"}: true, {"networking.k8s.io", "servicecidrs"}: true,
+	{"flowcontrol.apiserver.k8s.io", "flowschemas"}: true, {"flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"}: true,
+	{"admissionregistration.k8s.io", "validatingwebhookconfigurations"}: true, {"admissionregistration.k8s.io", "mutatingwebhookconfigurations"}: true,
+	{"admissionregistration.k8s.io", "validatingadmissionpolicies"}: true, {"admissionregistration.k8s.io", "validatingadmissionpolicybindings"}: true,
+	{"admissionregistration.k8s.io", "mutatingadmissionpolicies"}: true, {"admissionregistration.k8s.io", "mutatingadmissionpolicybindings"}: true,
+}
 
 func newLog(cfg *standalone.Config) *cobra.Command {
 	var namespace, output string
@@ -57,14 +69,14 @@ found as well.`,
 
 func logKey(arg, namespace string) (schemas.Key, error) {
 	resource, name, ok := strings.Cut(arg, "/")
-	if !ok || name == "" {
+	if !ok || name == "" || strings.Contains(name, "/") {
 		return schemas.Key{}, fmt.Errorf("%q names no object; give RESOURCE/NAME, such as deploy/web", arg)
 	}
 	r, err := parseResource(resource)
 	if err != nil {
 		return schemas.Key{}, err
 	}
-	if clusterScoped[r.resource] {
+	if clusterScoped[r] {
 		namespace = ""
 	}
 	return schemas.Key{Group: r.group, Resource: r.resource, Namespace: namespace, Name: name}, nil

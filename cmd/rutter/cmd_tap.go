@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -93,9 +94,11 @@ func parseSince(since string, now time.Time, opts *bus.TapOptions) error {
 		return nil
 	}
 	if text, ok := strings.CutPrefix(since, "rev-"); ok {
-		if _, err := fmt.Sscanf(text, "%d", &opts.SinceRev); err != nil || opts.SinceRev < 1 {
+		rev, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || rev < 1 {
 			return fmt.Errorf("--since %q: rev- wants a revision, such as rev-1234", since)
 		}
+		opts.SinceRev = rev
 		return nil
 	}
 	if d, err := time.ParseDuration(strings.TrimPrefix(since, "-")); err == nil {

@@ -115,6 +115,9 @@ func (c Config) claim() (lock *os.File, err error) {
 	return lock, nil
 }
 
+// errLocked: another process holds the lock.
+var errLocked = errors.New("another rutter runs")
+
 // lock keeps a second process off the data directory, which must exist. It ends with
 // the process.
 func (c Config) lock() (*os.File, error) {
@@ -122,11 +125,17 @@ func (c Config) lock() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("another rutter runs on %s; stop it first, or give another --data-dir", c.DataDir)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = fmt.Errorf("%w on %s; stop it first, or give another --data-dir", errLocked, c.DataDir)
+	case err != nil:
+		err = fmt.Errorf("lock %s: %w", c.lockFile(), err)
+	default:
+		return f, nil
 	}
-	return f, nil
+	_ = f.Close()
+	return nil, err
 }
 
 // notePID writes who holds the lock into it.
@@ -138,7 +147,7 @@ func notePID(lock *os.File) error {
 	return err
 }
 
-// readPID tells which process runs the cluster, 0 if none does.
+// readPID tells which process runs the cluster, 0 if none does. It makes nothing.
 func (c Config) readPID() (int, error) {
 	if _, err := os.Stat(c.lockFile()); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -146,6 +155,9 @@ func (c Config) readPID() (int, error) {
 	lock, err := c.lock()
 	if err == nil {
 		return 0, lock.Close()
+	}
+	if !errors.Is(err, errLocked) {
+		return 0, err
 	}
 	text, err := os.ReadFile(c.lockFile())
 	if err != nil {

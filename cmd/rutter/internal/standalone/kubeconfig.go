@@ -74,13 +74,17 @@ func replaceKubeconfig(path string, cfg *clientcmdapi.Config) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
+	// A link stays one: what it leads to is replaced.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".kubeconfig-*") // made with 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone already after the rename
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)

@@ -59,9 +59,9 @@ func Stop(ctx context.Context, cfg Config) (running bool, err error) {
 	ticker := time.NewTicker(50 * time.Millisecond) // another process' end has no event to wait on here
 	defer ticker.Stop()
 	for {
-		lock, err := cfg.lock()
-		if err == nil {
-			return true, lock.Close()
+		pid, err := cfg.readPID()
+		if err != nil || pid == 0 {
+			return true, err
 		}
 		select {
 		case <-ticker.C:
