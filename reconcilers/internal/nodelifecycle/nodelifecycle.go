@@ -65,7 +65,7 @@ func New(client kubernetes.Interface, grace time.Duration, source engine.Source,
 	r := &reconciler{client: client, nodes: corelisters.NewNodeLister(nodes.GetIndexer()),
 		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: pods.GetIndexer(), grace: grace, seen: map[string]heartbeat{}}
 	c := engine.NewController(r, workers, log)
-	if err := c.Watch(nodes, engine.Self); err != nil {
+	if err := c.Watch(nodes, r.nodeChanged); err != nil {
 		return nil, err
 	}
 	if err := c.Watch(leases, r.nodeOfLease); err != nil {
@@ -95,6 +95,21 @@ func (r *reconciler) nodeOfLease(_, obj any) []string {
 		return nil
 	}
 	return []string{lease.Name}
+}
+
+// nodeChanged counts a node that takes back "unknown" as heard from: its status may
+// come before the Lease, and only the node itself says such a thing.
+func (r *reconciler) nodeChanged(old, obj any) []string {
+	was, ok := old.(*corev1.Node)
+	n, ok2 := obj.(*corev1.Node)
+	if ok && ok2 && ready(was) == corev1.ConditionUnknown && ready(n) != corev1.ConditionUnknown {
+		r.mu.Lock()
+		last := r.seen[n.Name]
+		last.at = time.Now()
+		r.seen[n.Name] = last
+		r.mu.Unlock()
+	}
+	return engine.Self(old, obj)
 }
 
 func (r *reconciler) beat(lease *coordinationv1.Lease) {

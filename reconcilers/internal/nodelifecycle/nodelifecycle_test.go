@@ -161,7 +161,9 @@ func TestSilentNodeIsMarkedTaintedAndEmptied(t *testing.T) {
 		n := fakeapi.Get[*corev1.Node](s, "", "n")
 		n.Status = node(corev1.ConditionTrue).Status
 		fakeapi.Put(s, n)
+		fakeapi.Settle() // the status came before the Lease, and was overwritten once
 		beat(s)
+		require.Equal(t, corev1.ConditionTrue, state(s))
 		require.Empty(t, fakeapi.Get[*corev1.Node](s, "", "n").Spec.Taints)
 	})
 }

@@ -3,6 +3,7 @@ package replicaset
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,25 +204,26 @@ func TestReleasedPodIsAdoptedByAnother(t *testing.T) {
 func TestQuotaFailureBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fakeapi.New()
-		tries := 0
-		refusing := true
+		var tries atomic.Int64
+		var refusing atomic.Bool
+		refusing.Store(true)
 		s.Refuse = func(w fakeapi.Write, _ *unstructured.Unstructured) *apierrors.StatusError {
-			if w.Resource != "pods" || w.Verb != "create" || !refusing {
+			if w.Resource != "pods" || w.Verb != "create" || !refusing.Load() {
 				return nil
 			}
-			tries++
-			return apierrors.NewForbidden(corev1.Resource("pods"), fmt.Sprintf("web-%d", tries), errors.New("exceeded quota"))
+			return apierrors.NewForbidden(corev1.Resource("pods"), fmt.Sprintf("web-%d", tries.Add(1)), errors.New("exceeded quota"))
 		}
 		fakeapi.Put(s, set("web", 3))
 		start(t, s)
 		time.Sleep(time.Minute)
-		require.Less(t, tries, 20)
+		synctest.Wait()
+		require.Less(t, tries.Load(), int64(20))
 		c := status(s, "web").Conditions
 		require.Len(t, c, 1)
 		require.Equal(t, "FailedCreate", c[0].Reason)
 		require.Contains(t, c[0].Message, "exceeded quota")
 		require.Zero(t, status(s, "web").Replicas)
-		refusing = false
+		refusing.Store(false)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		require.Empty(t, status(s, "web").Conditions)
