@@ -39,9 +39,9 @@ func templateHash(t *corev1.PodTemplateSpec, collisions *int32) string {
 	if err != nil {
 		panic(fmt.Sprintf("a pod template that came from JSON does not encode: %v", err))
 	}
-	h.Write(encoded)
+	_, _ = h.Write(encoded) // a hash never fails
 	if collisions != nil {
-		fmt.Fprintf(h, "/%d", *collisions)
+		_, _ = fmt.Fprintf(h, "/%d", *collisions)
 	}
 	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10))
 }

@@ -200,7 +200,6 @@ func subsetOf(all *[]corev1.EndpointSubset, ports []corev1.EndpointPort) *corev1
 	return &(*all)[i]
 }
 
-//nolint:staticcheck // Endpoints is deprecated, and what this package is about
 func ports(from []discoveryv1.EndpointPort) []corev1.EndpointPort {
 	var out []corev1.EndpointPort
 	for _, p := range from {

@@ -246,10 +246,10 @@ func discovery(path string) (any, error) {
 		groups[k.gvr.Group] = true
 	}
 	parts := strings.Split(strings.Trim(path, "/"), "/")
-	switch {
-	case path == "/api":
+	switch path {
+	case "/api":
 		return metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"}}, nil
-	case path == "/apis":
+	case "/apis":
 		list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIGroupList"}}
 		for group := range groups {
 			if group != "" {

@@ -23,7 +23,7 @@ import (
 
 const name = "node-ipam"
 
-// ErrExhausted: all networks of the cluster's range are taken.
+// ErrExhausted says that all networks of the cluster's range are taken.
 var ErrExhausted = errors.New("no free pod network; use a larger pod CIDR or remove nodes")
 
 type reconciler struct {

@@ -93,13 +93,13 @@ func TestDoesNotCreateTwiceWhenEventsAreLate(t *testing.T) {
 func TestDeletesSurplusAndReplacesLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fakeapi.New()
-		rs := fakeapi.Put(s, set("web", 3))
+		fakeapi.Put(s, set("web", 3))
 		start(t, s)
 		makeReady(s)
 		fakeapi.Settle()
 		require.EqualValues(t, 3, status(s, "web").AvailableReplicas)
 		one := int32(1)
-		rs = fakeapi.Get[*appsv1.ReplicaSet](s, "default", "web")
+		rs := fakeapi.Get[*appsv1.ReplicaSet](s, "default", "web")
 		rs.Spec.Replicas = &one
 		fakeapi.Put(s, rs)
 		fakeapi.Settle()
@@ -155,9 +155,9 @@ func TestAdoptedPodCountsBeforeItsEvent(t *testing.T) {
 		fakeapi.Put(s, pod("orphan", "web"))
 		start(t, s)
 		s.Hold(corev1.SchemeGroupVersion.WithResource("pods"))
-		rs := fakeapi.Put(s, set("web", 1))
+		fakeapi.Put(s, set("web", 1))
 		fakeapi.Settle()
-		rs = fakeapi.Get[*appsv1.ReplicaSet](s, "default", "web")
+		rs := fakeapi.Get[*appsv1.ReplicaSet](s, "default", "web")
 		rs.Annotations = map[string]string{"wake": "up"}
 		fakeapi.Put(s, rs)
 		fakeapi.Settle()

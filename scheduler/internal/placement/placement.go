@@ -199,7 +199,7 @@ nodes:
 // seedOf is what makes ties fall differently for every pod, and always alike for one.
 func seedOf(p *corev1.Pod) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(p.UID))
+	_, _ = h.Write([]byte(p.UID)) // a hash never fails
 	return h.Sum64()
 }
 
