@@ -111,9 +111,10 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 		return nil, err
 	}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
+	documents := &kinds.LocalOpenAPI{}
 	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
 		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Loopback: s.clientConfig, Informers: s.informers,
-		Authorizer: a.authz, Mapper: mapper, Services: webhook.NewDefaultServiceResolver(),
+		Authorizer: a.authz, Mapper: mapper, Services: webhook.NewDefaultServiceResolver(), OpenAPI: documents,
 	})
 	if err != nil {
 		return nil, err
@@ -123,7 +124,7 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kinds.Install(kinds.Config{
+	installed, err := kinds.Install(kinds.Config{
 		Storage: s.stores, RawStorage: s.stores.raw, Client: s.client, Informers: s.informers, Admission: admit,
 		Authenticator: a.authn, Authorizer: a.authz, FullAuthorizer: a.authz, Rules: a.rules, Tokens: a.tokens, Audiences: audiences,
 		EventTTL: s.cfg.EventTTL, NodePorts: s.cfg.NodePorts,
@@ -131,6 +132,11 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 		Components:      map[string]func() error{"etcd-0": s.etcdHealthy},
 		MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
 	})
+	if err != nil {
+		return nil, err
+	}
+	documents.Serve(installed)
+	return installed, nil
 }
 
 const etcdTimeout = 2 * time.Second

@@ -100,6 +100,7 @@ type AdmissionConfig struct {
 	Authorizer authorizer.Authorizer
 	Mapper     meta.RESTMapper
 	Services   webhook.ServiceResolver
+	OpenAPI    *LocalOpenAPI
 }
 
 // noPluginConfig: every plugin runs with its defaults.
@@ -117,7 +118,7 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 	proxyTransport := utilnet.SetTransportDefaults(&http.Transport{TLSClientConfig: insecureProxyTLS()})
 	chain := admission.PluginInitializers{
 		initializer.NewAPIServerIDInitializer(c.ServerID),
-		initializer.New(c.Client, c.Dynamic, c.Informers, c.Authorizer, utilfeature.DefaultFeatureGate,
+		initializer.New(withLocalOpenAPI{c.Client, c.OpenAPI}, c.Dynamic, c.Informers, c.Authorizer, utilfeature.DefaultFeatureGate,
 			compatibility.DefaultBuildEffectiveVersion(), ctx.Done(), c.Mapper),
 		webhookinitializer.NewPluginInitializer(
 			webhook.NewDefaultAuthenticationInfoResolverWrapper(proxyTransport, nil, c.Loopback, nil), c.Services),
