@@ -180,7 +180,7 @@ func TestNodeReadsOnlyWhatItsPodsNeed(t *testing.T) {
 	require.NoError(t, c.client.CoreV1().Pods(ns).Delete(t.Context(), "mine", metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	eventually(t, func() error {
 		if _, err := node.CoreV1().Secrets(ns).Get(t.Context(), "mine", metav1.GetOptions{}); !apierrors.IsForbidden(err) {
-			return fmt.Errorf("may still read the secret: %v", err)
+			return fmt.Errorf("may still read the secret: %w", err)
 		}
 		return nil
 	})
@@ -246,7 +246,7 @@ func TestBoundTokenDiesWithItsPod(t *testing.T) {
 	eventually(t, func() error {
 		_, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
 		if !apierrors.IsUnauthorized(err) {
-			return fmt.Errorf("the token still lives: %v", err)
+			return fmt.Errorf("the token still lives: %w", err)
 		}
 		return nil
 	})
@@ -292,18 +292,20 @@ func TestIssuerDiscovery(t *testing.T) {
 	require.Equal(t, 200, a.status)
 	require.NoError(t, json.Unmarshal(a.body, &set))
 	require.Len(t, set.Keys, 1)
-	number := func(s string) *big.Int {
-		raw, err := base64.RawURLEncoding.DecodeString(s)
+	raw := []byte{4} // uncompressed
+	for _, coordinate := range []string{set.Keys[0].X, set.Keys[0].Y} {
+		number, err := base64.RawURLEncoding.DecodeString(coordinate)
 		require.NoError(t, err)
-		return new(big.Int).SetBytes(raw)
+		raw = append(raw, number...)
 	}
-	key := ecdsa.PublicKey{Curve: elliptic.P256(), X: number(set.Keys[0].X), Y: number(set.Keys[0].Y)}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), raw)
+	require.NoError(t, err)
 	at := strings.LastIndex(token, ".")
 	signature, err := base64.RawURLEncoding.DecodeString(token[at+1:])
 	require.NoError(t, err)
 	require.Len(t, signature, 64)
 	digest := sha256.Sum256([]byte(token[:at]))
-	require.True(t, ecdsa.Verify(&key, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])),
+	require.True(t, ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])),
 		"the published key must verify the tokens")
 }
 
@@ -359,7 +361,7 @@ func TestDefaultAdmissionActs(t *testing.T) {
 		_, err := c.client.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "loose"},
 			Spec: corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{DryRun: []string{"All"}})
 		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `violates PodSecurity "restricted:latest"`) {
-			return fmt.Errorf("allowed: %v", err)
+			return fmt.Errorf("allowed: %w", err)
 		}
 		return nil
 	})

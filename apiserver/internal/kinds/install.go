@@ -10,7 +10,6 @@ import (
 	restful "github.com/emicklei/go-restful/v3"
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -102,8 +101,7 @@ func (c Config) install(gv schema.GroupVersion, all map[schema.GroupVersion]reso
 	if gv.Group == "" {
 		root = "/api"
 	}
-	optionsVersion := metav1.SchemeGroupVersion
-	optionsVersion = schema.GroupVersion{Version: "v1"}
+	optionsVersion := schema.GroupVersion{Version: "v1"}
 	version := &endpoints.APIGroupVersion{
 		Storage:                     all[gv],
 		Root:                        root,

@@ -23,8 +23,8 @@ import (
 // KeySize is the length of a key file in bytes: AES-256.
 const KeySize = 32
 
-// ErrTampered: a sealed object was changed, moved to another key, or sealed with
-// another key file.
+// ErrTampered says that a sealed object was changed, moved to another key, or sealed
+// with another key file.
 var ErrTampered = errors.New("sealed object does not open: altered, moved, or sealed with another key")
 
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
