@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,6 +59,7 @@ func TestPodsThatCannotRun(t *testing.T) {
 
 // TestUpRefuses: one clear line, an exit code, and nothing left behind.
 func TestUpRefuses(t *testing.T) {
+	path := os.Getenv("PATH")
 	c := cluster.New(t)
 	taken, err := net.Listen("tcp", fmt.Sprintf(":%d", c.API))
 	if err != nil {
@@ -67,13 +67,17 @@ func TestUpRefuses(t *testing.T) {
 	}
 	out, err := c.Rutter(c.UpArgs()...)
 	taken.Close()
-	exit, ok := err.(*exec.ExitError)
-	if !ok || exit.ExitCode() != 2 || !strings.Contains(out, fmt.Sprintf("port %d", c.API)) || !strings.Contains(out, "--api-port") {
+	if exitCode(err) != 2 || !strings.Contains(out, fmt.Sprintf("port %d", c.API)) || !strings.Contains(out, "--api-port") {
 		t.Errorf("port taken: %v\n%s", err, out)
 	}
 	if out, err := c.RutterAs(65534, c.UpArgs()...); err == nil || !strings.Contains(out, "not root (uid 65534)") {
 		t.Errorf("not root: %v\n%s", err, out)
 	}
+	t.Setenv("PATH", t.TempDir())
+	if out, err := c.TryRutter(c.UpArgs()...); err == nil || !strings.Contains(out, "containerd is not installed") {
+		t.Errorf("no containerd: %v\n%s", err, out)
+	}
+	t.Setenv("PATH", path)
 	if out, err := c.Rutter("tap"); err == nil || !strings.Contains(out, "no cluster runs on") {
 		t.Errorf("tap without a cluster: %v\n%s", err, out)
 	}

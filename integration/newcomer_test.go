@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -156,7 +158,7 @@ func lookAround(t *testing.T, c *cluster.Cluster) {
 	}
 	changed := strings.Replace(web(), "replicas: 3", "replicas: 4", 1)
 	out, err := c.TryKubectl(changed, "diff", "-f", "-")
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 || !strings.Contains(out, "+  replicas: 4") {
+	if exitCode(err) != 1 || !strings.Contains(out, "+  replicas: 4") {
 		t.Errorf("kubectl diff: %v\n%s", err, out)
 	}
 }
@@ -176,11 +178,23 @@ func intoPods(t *testing.T, c *cluster.Cluster) {
 	if err != nil || !strings.Contains(out, "typed in") {
 		t.Errorf("exec -i: %v %q", err, out)
 	}
-	if _, err := c.TryKubectl("", "-n", "shop", "exec", pod, "--", "/busy", "exit=7"); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
+	if _, err := c.TryKubectl("", "-n", "shop", "exec", pod, "--", "/busy", "exit=7"); exitCode(err) != 7 {
 		t.Errorf("exec does not pass on the exit code: %v", err)
+	}
+	if out := c.Terminal("-n", "shop", "exec", "-it", pod, "--", "/busy", "echo=on a terminal"); !strings.Contains(out, "on a terminal") {
+		t.Errorf("exec -it: %q", out)
 	}
 	forward(t, c, pod)
 	follow(t, c)
+}
+
+// exitCode is the code a command ended with, 0 if it did not fail by itself.
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
 }
 
 // forward reaches a pod through kubectl port-forward.
@@ -278,8 +292,15 @@ func noRules(t *testing.T) {
 }
 
 func change(t *testing.T, c *cluster.Cluster) {
+	_, watched := c.Background("-n", "shop", "get", "deploy", "web", "-w", "-o", "jsonpath={.spec.replicas}{\"\\n\"}")
 	c.Kubectl("-n", "shop", "scale", "deploy/web", "--replicas=5")
 	c.Kubectl("-n", "shop", "rollout", "status", "deploy/web", "--timeout=60s")
+	lines := bufio.NewScanner(watched)
+	for lines.Scan() && lines.Text() != "5" {
+	}
+	if lines.Text() != "5" {
+		t.Errorf("get -w did not show the scale: %v", lines.Err())
+	}
 	c.Kubectl("-n", "shop", "set", "image", "deploy/web", "web="+image+":v2")
 	c.Kubectl("-n", "shop", "rollout", "status", "deploy/web", "--timeout=60s")
 	images := func() string {

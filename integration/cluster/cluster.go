@@ -258,6 +258,20 @@ func (c *Cluster) TryKubectl(stdin string, args ...string) (string, error) {
 	return c.run(strings.NewReader(stdin), c.kubectl, append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
 }
 
+// Terminal runs kubectl on a terminal of its own, which script(1) makes.
+func (c *Cluster) Terminal(args ...string) string {
+	c.t.Helper()
+	line := []string{c.kubectl, "--kubeconfig", c.Kubeconfig()}
+	for _, a := range args {
+		line = append(line, "'"+a+"'")
+	}
+	out, err := c.run(nil, "script", "-qec", strings.Join(line, " "), "/dev/null")
+	if err != nil {
+		c.t.Fatalf("kubectl %s on a terminal: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
 // Background starts kubectl and returns it running; the test ends it.
 func (c *Cluster) Background(args ...string) (*exec.Cmd, io.Reader) {
 	c.t.Helper()

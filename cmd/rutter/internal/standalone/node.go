@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -74,6 +75,9 @@ func (c *Cluster) newNode() (*node, error) {
 	network, err := netproxy.New(netCfg, informers, c.log)
 	if err != nil {
 		return nil, err
+	}
+	if err := prometheus.Register(network.Collector()); err != nil { // the API server's /metrics shows it
+		return nil, fmt.Errorf("metrics of the network: %w", err)
 	}
 	cfg := c.agentConfig()
 	cfg.CertFile, cfg.KeyFile, cfg.ClientCAFile = serving.CertFile, serving.KeyFile, c.ca.CAFile()
