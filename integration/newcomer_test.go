@@ -156,6 +156,13 @@ func lookAround(t *testing.T, c *cluster.Cluster) {
 			t.Errorf("kubectl %s does not show %q:\n%s", strings.Join(look.args, " "), look.want, out)
 		}
 	}
+	c.Kubectl("-n", "shop", "create", "rolebinding", "viewers", "--clusterrole=view", "--user=eve")
+	if out := c.Kubectl("-n", "shop", "auth", "can-i", "list", "pods", "--as=eve"); !strings.HasPrefix(out, "yes") {
+		t.Errorf("the role view grants nothing: %s", out)
+	}
+	if out, err := c.TryKubectl("", "-n", "shop", "auth", "can-i", "delete", "pods", "--as=eve"); err == nil {
+		t.Errorf("the role view lets delete: %s", out)
+	}
 	changed := strings.Replace(web(), "replicas: 3", "replicas: 4", 1)
 	out, err := c.TryKubectl(changed, "diff", "-f", "-")
 	if exitCode(err) != 1 || !strings.Contains(out, "+  replicas: 4") {

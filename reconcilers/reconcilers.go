@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/rutter-project/rutter/reconcilers/internal/aggregation"
 	"github.com/rutter-project/rutter/reconcilers/internal/deployment"
 	"github.com/rutter-project/rutter/reconcilers/internal/endpoints"
 	"github.com/rutter-project/rutter/reconcilers/internal/endpointslice"
@@ -116,6 +117,9 @@ func New(cfg Config) (*Reconcilers, error) {
 		},
 		func(c Config) (*engine.Controller, error) {
 			return endpointslice.New(c.api("endpointslice"), c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
+			return aggregation.New(c.client("clusterrole-aggregation"), c.Source, c.Log)
 		},
 		func(c Config) (*engine.Controller, error) {
 			return endpoints.New(c.client("endpoints"), c.Source, c.Log)

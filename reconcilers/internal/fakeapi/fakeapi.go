@@ -14,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -52,6 +53,7 @@ var kinds = []kind{
 	{appsv1.SchemeGroupVersion.WithResource("deployments"), "Deployment", true, func() runtime.Object { return &appsv1.Deployment{} }},
 	{appsv1.SchemeGroupVersion.WithResource("replicasets"), "ReplicaSet", true, func() runtime.Object { return &appsv1.ReplicaSet{} }},
 	{discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), "EndpointSlice", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
+	{rbacv1.SchemeGroupVersion.WithResource("clusterroles"), "ClusterRole", false, func() runtime.Object { return &rbacv1.ClusterRole{} }},
 	{coordinationv1.SchemeGroupVersion.WithResource("leases"), "Lease", true, func() runtime.Object { return &coordinationv1.Lease{} }},
 }
 
