@@ -34,7 +34,7 @@ func v3Config() *openapicommon.OpenAPIV3Config {
 	cfg := &openapicommon.OpenAPIV3Config{
 		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
 		DefaultResponse:       &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
-		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
+		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags, //nolint:staticcheck // upstream's server names operations with it
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        get,
 		SecuritySchemes: spec3.SecuritySchemes{"BearerToken": &spec3.SecurityScheme{SecuritySchemeProps: spec3.SecuritySchemeProps{
@@ -53,7 +53,7 @@ func v2Config() *openapicommon.Config {
 		ProtocolList:          []string{"https"},
 		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
 		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
-		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags,
+		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags, //nolint:staticcheck // upstream's server names operations with it
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        definitions(),
 		SecurityDefinitions: &spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{

@@ -43,7 +43,7 @@ func newDiscoverer(api *kinds.API, address string) *discoverer {
 		groups.AddGroupVersion(v.Group, document)
 		priority := (len(api.Versions) - i) * groupPriority
 		groups.SetGroupVersionPriority(metav1.GroupVersion{Group: v.Group, Version: v.Version}, priority, priority)
-		named := metav1.GroupVersionForDiscovery{GroupVersion: v.GroupVersion.String(), Version: v.Version}
+		named := metav1.GroupVersionForDiscovery{GroupVersion: v.String(), Version: v.Version}
 		g, ok := byGroup[v.Group]
 		if !ok {
 			g = &metav1.APIGroup{Name: v.Group, PreferredVersion: named}
@@ -61,10 +61,11 @@ func newDiscoverer(api *kinds.API, address string) *discoverer {
 
 // handler returns what answers a discovery path, nil if it is none.
 func (d *discoverer) handler(path string) http.Handler {
-	switch path = strings.Trim(path, "/"); {
-	case path == "api":
+	path = strings.Trim(path, "/")
+	switch path {
+	case "api":
 		return d.legacy
-	case path == "apis":
+	case "apis":
 		return d.groups
 	}
 	name, ok := strings.CutPrefix(path, "apis/")

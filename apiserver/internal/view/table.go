@@ -8,7 +8,7 @@ import (
 	"github.com/google/btree"
 )
 
-// ErrGone: the log no longer holds the changes right after the asked revision.
+// ErrGone says that the log no longer holds the changes right after the asked revision.
 // The caller must list again (HTTP 410).
 var ErrGone = errors.New("revision is no longer in the log")
 
