@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -50,15 +52,12 @@ found as well.`,
 				return err
 			}
 			defer client.Close()
-			found := 0
-			if err := client.Log(cmd.Context(), key, func(e schemas.Event) error { found++; return write(e) }); err != nil {
-				return err
-			}
-			if found == 0 {
+			err = client.Log(cmd.Context(), key, write)
+			if errors.Is(err, bus.ErrNotFound) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s in the stream.\n", objectName(key))
 				return errFound
 			}
-			return nil
+			return err
 		},
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
