@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/engine"
+	"github.com/rutter-project/rutter/reconcilers/internal/pods"
 )
 
 const (
@@ -32,7 +33,6 @@ const (
 	workers = 4
 	// GracePeriod is how long a node may be silent, upstream's node-monitor-grace-period.
 	GracePeriod = 50 * time.Second
-	byNode      = "nodelifecycle-node"
 )
 
 type reconciler struct {
@@ -58,12 +58,12 @@ type heartbeat struct {
 func New(client kubernetes.Interface, grace time.Duration, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
 	nodes := source.For(corev1.SchemeGroupVersion.WithResource("nodes"), &corev1.Node{})
 	leases := source.For(coordinationv1.SchemeGroupVersion.WithResource("leases"), &coordinationv1.Lease{})
-	pods := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
-	if err := pods.AddIndexers(cache.Indexers{byNode: nodeOf}); err != nil {
+	podInformer := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
+	if err := pods.IndexByNode(podInformer); err != nil {
 		return nil, err
 	}
 	r := &reconciler{client: client, nodes: corelisters.NewNodeLister(nodes.GetIndexer()),
-		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: pods.GetIndexer(), grace: grace, seen: map[string]heartbeat{}}
+		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: podInformer.GetIndexer(), grace: grace, seen: map[string]heartbeat{}}
 	c := engine.NewController(r, workers, log)
 	if err := c.Watch(nodes, r.nodeChanged); err != nil {
 		return nil, err
@@ -71,17 +71,10 @@ func New(client kubernetes.Interface, grace time.Duration, source engine.Source,
 	if err := c.Watch(leases, r.nodeOfLease); err != nil {
 		return nil, err
 	}
-	return c, c.Watch(pods, r.taintedNodeOf)
+	return c, c.Watch(podInformer, r.taintedNodeOf)
 }
 
 func (r *reconciler) Name() string { return name }
-
-func nodeOf(obj any) ([]string, error) {
-	if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" {
-		return []string{p.Spec.NodeName}, nil
-	}
-	return nil, nil
-}
 
 // nodeOfLease notes a renewal, and wakes the node only if it was thought silent.
 func (r *reconciler) nodeOfLease(_, obj any) []string {
@@ -226,7 +219,7 @@ func (r *reconciler) taint(ctx context.Context, n *corev1.Node) (*corev1.Node, e
 // longer, and tells when the next one's time is up.
 func (r *reconciler) evict(ctx context.Context, n *corev1.Node) (time.Duration, error) {
 	next := time.Duration(0)
-	for _, p := range engine.Owned[*corev1.Pod](r.pods, byNode, n.Name) {
+	for _, p := range pods.OnNode(r.pods, n.Name) {
 		if p.DeletionTimestamp != nil {
 			continue
 		}

@@ -23,7 +23,6 @@ import (
 const (
 	name    = "pod-gc"
 	workers = 2
-	byNode  = "podgc-node"
 	// finished indexes all finished pods under one value.
 	finished = "podgc-finished"
 	// tooMany is the key that stands for the check of the limit.
@@ -44,8 +43,10 @@ type reconciler struct {
 func New(client kubernetes.Interface, threshold int, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
 	podInformer := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
 	nodes := source.For(corev1.SchemeGroupVersion.WithResource("nodes"), &corev1.Node{})
-	err := podInformer.AddIndexers(cache.Indexers{byNode: nodeOf, finished: finishedOf})
-	if err != nil {
+	if err := pods.IndexByNode(podInformer); err != nil {
+		return nil, err
+	}
+	if err := podInformer.AddIndexers(cache.Indexers{finished: finishedOf}); err != nil {
 		return nil, err
 	}
 	r := &reconciler{client: client, threshold: threshold, pods: podInformer.GetIndexer(),
@@ -58,13 +59,6 @@ func New(client kubernetes.Interface, threshold int, source engine.Source, log z
 }
 
 func (r *reconciler) Name() string { return name }
-
-func nodeOf(obj any) ([]string, error) {
-	if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" {
-		return []string{p.Spec.NodeName}, nil
-	}
-	return nil, nil
-}
 
 func finishedOf(obj any) ([]string, error) {
 	if p, ok := obj.(*corev1.Pod); ok && pods.Finished(p) {
@@ -103,7 +97,7 @@ func (r *reconciler) podsOfGoneNode(_, obj any) []string {
 		return nil
 	}
 	var keys []string
-	for _, p := range engine.Owned[*corev1.Pod](r.pods, byNode, n.Name) {
+	for _, p := range pods.OnNode(r.pods, n.Name) {
 		keys = append(keys, p.Namespace+"/"+p.Name)
 	}
 	return keys
