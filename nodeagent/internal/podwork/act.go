@@ -141,19 +141,24 @@ func (w *Worker) signal(ctx context.Context, a podstate.Signal) {
 		sig = w.stopSignal(a.C)
 	}
 	w.spawn(func() {
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-			err := w.deps.Engine.Signal(ctx, a.ID, sig)
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			w.log.Warn().Err(err).Msg("container not signalled, trying again")
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return
-			}
-		}
+		w.persist(ctx, "container not signalled", func() error { return w.deps.Engine.Signal(ctx, a.ID, sig) })
 	})
+}
+
+// persist tries until it succeeds or ctx ends; failed says in the log what went wrong.
+func (w *Worker) persist(ctx context.Context, failed string, try func() error) {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := try()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		w.log.Warn().Err(err).Msg(failed + ", trying again")
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (w *Worker) stopSignal(i int) syscall.Signal {
@@ -172,17 +177,7 @@ func (w *Worker) stopSignal(i int) syscall.Signal {
 func (w *Worker) forget(ctx context.Context, a podstate.Forget) {
 	name, newest := w.spec.Containers[a.C].Name, w.state.Containers[a.C].Restarts
 	w.spawn(func() {
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-			err := w.deps.Engine.Remove(ctx, a.ID)
-			if err == nil || ctx.Err() != nil {
-				break
-			}
-			w.log.Warn().Err(err).Msg("ended container not removed, trying again")
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
-		}
+		w.persist(ctx, "ended container not removed", func() error { return w.deps.Engine.Remove(ctx, a.ID) })
 		w.mu.Lock()
 		delete(w.busy, a.ID)
 		delete(w.ends, a.ID)
