@@ -28,6 +28,7 @@ import (
 	"github.com/rutter-project/rutter/reconcilers/internal/nodeipam"
 	"github.com/rutter-project/rutter/reconcilers/internal/nodelifecycle"
 	"github.com/rutter-project/rutter/reconcilers/internal/podgc"
+	"github.com/rutter-project/rutter/reconcilers/internal/quota"
 	"github.com/rutter-project/rutter/reconcilers/internal/replicaset"
 	"github.com/rutter-project/rutter/reconcilers/internal/rootca"
 	"github.com/rutter-project/rutter/reconcilers/internal/serviceaccount"
@@ -116,6 +117,9 @@ func New(cfg Config) (*Reconcilers, error) {
 			return replicaset.New(c.client("replicaset"), c.Source, c.Log)
 		},
 		func(c Config) (*engine.Controller, error) {
+			return replicaset.NewForReplicationControllers(c.client("replication-controller"), c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
 			return endpointslice.New(c.api("endpointslice"), c.Source, c.Log)
 		},
 		func(c Config) (*engine.Controller, error) {
@@ -127,6 +131,7 @@ func New(cfg Config) (*Reconcilers, error) {
 		func(c Config) (*engine.Controller, error) {
 			return podgc.New(c.client("pod-gc"), c.FinishedPods, c.Source, c.Log)
 		},
+		quotas,
 		collector, // last: it reads what others read, as metadata only
 	} {
 		controller, err := make(cfg)
@@ -136,6 +141,11 @@ func New(cfg Config) (*Reconcilers, error) {
 		r.controllers = append(r.controllers, controller)
 	}
 	return r, nil
+}
+
+func quotas(c Config) (*engine.Controller, error) {
+	client := c.client("resource-quota")
+	return quota.New(client, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery())), c.Source, c.Log)
 }
 
 func collector(c Config) (*engine.Controller, error) {

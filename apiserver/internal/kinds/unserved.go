@@ -18,11 +18,9 @@ var unserved = map[schema.GroupResource]string{
 	{Group: "apps", Resource: "statefulsets"}:                              "no pods are made for it",
 	{Group: "batch", Resource: "jobs"}:                                     "no pods are made for it",
 	{Group: "batch", Resource: "cronjobs"}:                                 "no jobs are made for it",
-	{Resource: "replicationcontrollers"}:                                   "no pods are made for it; use a Deployment",
 	{Group: "autoscaling", Resource: "horizontalpodautoscalers"}:           "nothing is scaled by it",
 	{Resource: "persistentvolumeclaims"}:                                   "it is not bound to a volume",
 	{Group: "policy", Resource: "poddisruptionbudgets"}:                    "its status is not kept, so evictions of its pods are refused",
-	{Resource: "resourcequotas"}:                                           "its usage is not counted, so creations in the namespace may be refused",
 	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}: "it is not signed",
 	{Group: "resource.k8s.io", Resource: "resourceclaims"}:                 "no device is allocated for it",
 }

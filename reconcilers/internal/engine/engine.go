@@ -117,6 +117,10 @@ func (c *Controller) Enqueue(key string, rev int64) {
 	c.queue.Add(key)
 }
 
+// EnqueueAfter queues a key when a time has passed, for what only time can show. It
+// names no cause.
+func (c *Controller) EnqueueAfter(key string, wait time.Duration) { c.queue.AddAfter(key, wait) }
+
 // newest cuts causes to the last maxCauses.
 func newest(causes []int64) []int64 { return causes[max(0, len(causes)-maxCauses):] }
 

@@ -50,6 +50,9 @@ var kinds = []kind{
 	{corev1.SchemeGroupVersion.WithResource("configmaps"), "ConfigMap", true, func() runtime.Object { return &corev1.ConfigMap{} }},
 	{corev1.SchemeGroupVersion.WithResource("secrets"), "Secret", true, func() runtime.Object { return &corev1.Secret{} }},
 	{corev1.SchemeGroupVersion.WithResource("serviceaccounts"), "ServiceAccount", true, func() runtime.Object { return &corev1.ServiceAccount{} }},
+	{corev1.SchemeGroupVersion.WithResource("replicationcontrollers"), "ReplicationController", true, func() runtime.Object { return &corev1.ReplicationController{} }},
+	{corev1.SchemeGroupVersion.WithResource("resourcequotas"), "ResourceQuota", true, func() runtime.Object { return &corev1.ResourceQuota{} }},
+	{corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"), "PersistentVolumeClaim", true, func() runtime.Object { return &corev1.PersistentVolumeClaim{} }},
 	{appsv1.SchemeGroupVersion.WithResource("deployments"), "Deployment", true, func() runtime.Object { return &appsv1.Deployment{} }},
 	{appsv1.SchemeGroupVersion.WithResource("replicasets"), "ReplicaSet", true, func() runtime.Object { return &appsv1.ReplicaSet{} }},
 	{discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), "EndpointSlice", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
@@ -86,6 +89,7 @@ type Server struct {
 	held      map[schema.GroupVersionResource][]watch.Event                                       // of resources that are held back; guarded by mu
 	writes    []Write                                                                             // guarded by mu
 	informers map[schema.GroupVersionResource]cache.SharedIndexInformer                           // guarded by mu
+	start     func(cache.SharedIndexInformer)                                                     // while Run runs; guarded by mu
 }
 
 // New returns a server with nothing in it.
@@ -139,6 +143,9 @@ func (s *Server) For(gvr schema.GroupVersionResource, _ runtime.Object) cache.Sh
 	}
 	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(lw, noWatchList{}), k.typed(), 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 	s.informers[gvr] = informer
+	if s.start != nil {
+		s.start(informer)
+	}
 	return informer
 }
 
@@ -147,15 +154,19 @@ type noWatchList struct{}
 
 func (noWatchList) IsWatchListSemanticsUnSupported() bool { return true }
 
-// Run runs all informers that were asked for until the context ends.
+// Run runs all informers, those asked for later too, until the context ends.
 func (s *Server) Run(ctx context.Context) {
-	s.mu.Lock()
-	informers := slices.Collect(maps.Values(s.informers))
-	s.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, informer := range informers {
-		wg.Go(func() { informer.RunWithContext(ctx) })
+	s.mu.Lock()
+	s.start = func(informer cache.SharedIndexInformer) { wg.Go(func() { informer.RunWithContext(ctx) }) }
+	for _, informer := range s.informers {
+		s.start(informer)
 	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	s.start = nil
+	s.mu.Unlock()
 	wg.Wait()
 }
 

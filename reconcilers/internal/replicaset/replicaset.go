@@ -1,4 +1,5 @@
-// Package replicaset keeps as many pods as a ReplicaSet asks for.
+// Package replicaset keeps as many pods as a ReplicaSet or a ReplicationController asks
+// for.
 package replicaset
 
 import (
@@ -17,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
-	appslisters "k8s.io/client-go/listers/apps/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/engine"
@@ -25,17 +25,15 @@ import (
 )
 
 const (
-	name    = "replicaset"
 	workers = 5
 	// burst is the most pods that one reconciliation creates or deletes.
 	burst = 500
 )
 
-var kind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
-
 type reconciler struct {
+	flavour
 	client kubernetes.Interface
-	sets   appslisters.ReplicaSetLister
+	sets   sets
 	pods   *pods.Owned
 	writes *engine.Writes
 }
@@ -43,34 +41,43 @@ type reconciler struct {
 // New returns the controller. It reads ReplicaSets and Pods; it owns Pods and the
 // status of ReplicaSets.
 func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
-	sets := source.For(appsv1.SchemeGroupVersion.WithResource("replicasets"), &appsv1.ReplicaSet{})
+	return newController(replicaSets, client, source, log)
+}
+
+// NewForReplicationControllers returns the same controller for ReplicationControllers.
+func NewForReplicationControllers(client kubernetes.Interface, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
+	return newController(replicationControllers, client, source, log)
+}
+
+func newController(f flavour, client kubernetes.Interface, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
+	sets, informer := f.open(client, source)
 	podInformer := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
 	owned, err := pods.NewOwned(client, podInformer)
 	if err != nil {
 		return nil, err
 	}
-	r := &reconciler{client: client, sets: appslisters.NewReplicaSetLister(sets.GetIndexer()), pods: owned}
+	r := &reconciler{flavour: f, client: client, sets: sets, pods: owned}
 	c := engine.NewController(r, workers, log)
 	if r.writes, err = engine.NewWrites(podInformer, c.Enqueue); err != nil {
 		return nil, err
 	}
-	if err := c.Watch(sets, engine.Self); err != nil {
+	if err := c.Watch(informer, engine.Self); err != nil {
 		return nil, err
 	}
 	return c, c.Watch(podInformer, r.keysOfPod)
 }
 
-func (r *reconciler) Name() string { return name }
+func (r *reconciler) Name() string { return r.name }
 
-// keysOfPod maps a pod to its ReplicaSet, or, without a controller, to those that
+// keysOfPod maps a pod to its set, or, without a controller, to those that
 // would adopt it.
 func (r *reconciler) keysOfPod(old, obj any) []string {
-	keys := engine.OwnerKey(kind.Kind)(old, obj)
+	keys := engine.OwnerKey(r.kind.Kind)(old, obj)
 	pod, ok := obj.(*corev1.Pod)
 	if !ok || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
 		return keys
 	}
-	sets, err := r.sets.ReplicaSets(pod.Namespace).List(labels.Everything())
+	sets, err := r.sets.list(pod.Namespace)
 	if err != nil {
 		return nil
 	}
@@ -88,7 +95,7 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return nil //nolint:nilerr // a key that is no name can never become one
 	}
-	rs, err := r.sets.ReplicaSets(namespace).Get(setName)
+	rs, err := r.sets.get(namespace, setName)
 	if apierrors.IsNotFound(err) || r.writes.Behind(key) {
 		return nil
 	}
@@ -99,8 +106,8 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return nil //nolint:nilerr // validation does not let this through
 	}
-	mine, err := r.pods.Claim(ctx, pods.Owner{Object: rs, Kind: kind, Selector: selector, Live: func(ctx context.Context) (metav1.Object, error) {
-		return r.client.AppsV1().ReplicaSets(namespace).Get(ctx, setName, metav1.GetOptions{})
+	mine, err := r.pods.Claim(ctx, pods.Owner{Object: rs, Kind: r.kind, Selector: selector, Live: func(ctx context.Context) (metav1.Object, error) {
+		return r.sets.live(ctx, namespace, setName)
 	}})
 	if err != nil {
 		return fmt.Errorf("claim pods of %s: %w", key, err)
@@ -115,6 +122,9 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	}
 	now := time.Now()
 	status := statusOf(rs, mine, active, scaleErr, now)
+	if !r.countsTerminating {
+		status.TerminatingReplicas = nil
+	}
 	if err := r.updateStatus(ctx, rs, status); err != nil {
 		return err
 	}
@@ -142,7 +152,7 @@ func (r *reconciler) scale(ctx context.Context, key string, rs *appsv1.ReplicaSe
 // create makes n pods in doubling batches: when the first is refused (a quota, a
 // webhook), the rest are not tried.
 func (r *reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
-	template := pods.FromTemplate(&rs.Spec.Template, rs, kind)
+	template := pods.FromTemplate(&rs.Spec.Template, rs, r.kind)
 	for batch := 1; n > 0; batch *= 2 {
 		size := min(batch, n)
 		var g errgroup.Group
@@ -236,9 +246,9 @@ func (r *reconciler) updateStatus(ctx context.Context, rs *appsv1.ReplicaSet, st
 	}
 	update := rs.DeepCopy()
 	update.Status = status
-	_, err := r.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, update, metav1.UpdateOptions{})
+	err := r.sets.updateStatus(ctx, update)
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // on a conflict the newer version's event comes and wakes us
 	}
-	return fmt.Errorf("update status of replica set %s/%s: %w", rs.Namespace, rs.Name, err)
+	return fmt.Errorf("update status of %s %s/%s: %w", r.kind.Kind, rs.Namespace, rs.Name, err)
 }
