@@ -18,23 +18,27 @@ var ErrNoHeader = errors.New("stored value has no header line")
 // front of it, and travels with the event.
 type Header struct {
 	// V is the version of the header's format.
-	V int `json:"v"`
+	V int `json:"v" schema:"minimum=1"`
 	// Time is the writer's clock shortly before the commit.
 	Time time.Time `json:"time"`
 	// Verb is the API verb: create, update, patch, apply, delete, deletecollection.
 	Verb string `json:"verb"`
-	// User and Groups are the authenticated identity behind the write.
-	User   string   `json:"user"`
+	// User is the authenticated identity behind the write.
+	User string `json:"user"`
+	// Groups are those of the user.
 	Groups []string `json:"groups,omitempty"`
-	// Manager is the field manager, Agent the client's User-Agent.
+	// Manager is the field manager.
 	Manager string `json:"manager,omitempty"`
-	Agent   string `json:"agent,omitempty"`
+	// Agent is the client's User-Agent.
+	Agent string `json:"agent,omitempty"`
 	// Request is the audit ID of the API request.
 	Request string `json:"request,omitempty"`
 	// Trace is the W3C traceparent of the request.
 	Trace string `json:"trace,omitempty"`
+	// TraceState is the W3C tracestate that came with it.
+	TraceState string `json:"traceState,omitempty"`
 	// Cause lists the revisions that the writer acted upon, oldest first.
-	Cause []int64 `json:"cause,omitempty"`
+	Cause []int64 `json:"cause,omitempty" schema:"minimum=1,maxItems=16"`
 	// Dry marks a dry run. Such writes are never committed, so no event has it.
 	Dry bool `json:"dry,omitempty"`
 }

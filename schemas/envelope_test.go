@@ -12,7 +12,7 @@ func fullHeader() Header {
 		V: 1, Time: time.Date(2026, 11, 23, 9, 0, 0, 123456789, time.UTC), Verb: "patch",
 		User: "system:serviceaccount:kube-system:deployment-controller", Groups: []string{"a,b", "system:authenticated", "é"},
 		Manager: "kubectl-client-side-apply", Agent: "kubectl/v1.37.2 (linux/amd64) \"x\" 100%", Request: "8f1c",
-		Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Cause: []int64{7, 12},
+		Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", TraceState: "vendor=a,b=c", Cause: []int64{7, 12},
 	}
 }
 
@@ -45,7 +45,7 @@ func TestHeaderFieldNames(t *testing.T) {
 	require.Equal(t, `{"v":1,"time":"2026-11-23T09:00:00.123456789Z","verb":"patch",`+
 		`"user":"system:serviceaccount:kube-system:deployment-controller","groups":["g"],`+
 		`"manager":"kubectl-client-side-apply","agent":"a","request":"8f1c",`+
-		`"trace":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","cause":[7,12],"dry":true}`, string(line))
+		`"trace":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","traceState":"vendor=a,b=c","cause":[7,12],"dry":true}`, string(line))
 }
 
 func TestDecodeValueRefuses(t *testing.T) {

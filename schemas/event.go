@@ -36,6 +36,9 @@ type Event struct {
 	// Object is the object as stored, without resourceVersion. On Deleted and
 	// Left it is the last state.
 	Object []byte
+	// DataRef stands for an Object that is too large for the bus: the path at which
+	// the API serves it, below "/at/rev-N". Object is then empty.
+	DataRef string
 	// Resync is not 0 on events that stand for changes lost in a gap: the
 	// revision at which the state was read.
 	Resync int64
@@ -53,27 +56,42 @@ type Event struct {
 // Last reports whether this is the last message of its revision.
 func (e Event) Last() bool { return e.Ord == e.Cnt-1 }
 
-// eventJSON is the event as tools print it. Its shape is event.schema.json.
+// eventJSON is the event as tools print it. Its shape is event.schema.json, which is
+// generated from it.
 type eventJSON struct {
-	Rev      int64           `json:"rev"`
-	Ord      int             `json:"ord"`
-	Cnt      int             `json:"cnt"`
-	Type     EventType       `json:"type"`
-	Key      *Key            `json:"key,omitempty"`
-	PrevRev  int64           `json:"prevRev,omitempty"`
-	Header   *Header         `json:"header,omitempty"`
-	Resync   int64           `json:"resync,omitempty"`
-	Epoch    string          `json:"epoch,omitempty"`
-	Seq      uint64          `json:"seq,omitempty"`
-	Recorded *time.Time      `json:"recorded,omitempty"`
-	Object   json.RawMessage `json:"object,omitempty"`
+	// etcd revision of the commit; the object's new resourceVersion.
+	Rev int64 `json:"rev" schema:"minimum=0"`
+	// Place among the messages of this revision.
+	Ord int `json:"ord" schema:"minimum=0"`
+	// How many messages this revision has in the stream.
+	Cnt int `json:"cnt" schema:"minimum=0"`
+	// What happened.
+	Type EventType `json:"type"`
+	// The object; absent on a gap.
+	Key *Key `json:"key,omitempty"`
+	// Revision of the object's previous state; on a gap, the last revision before it.
+	PrevRev int64 `json:"prevRev,omitempty" schema:"minimum=1"`
+	// Who made the change and why.
+	Header *Header `json:"header,omitempty"`
+	// Present on events that stand for lost changes: the revision at which the state was read.
+	Resync int64 `json:"resync,omitempty" schema:"minimum=1"`
+	// Cluster and generation of the stream, divided by a dot.
+	Epoch string `json:"epoch,omitempty"`
+	// Sequence number in the stream.
+	Seq uint64 `json:"seq,omitempty" schema:"minimum=1"`
+	// When the stream took the event.
+	Recorded *time.Time `json:"recorded,omitempty"`
+	// Where the API serves an object that is too large for the bus, instead of object.
+	DataRef string `json:"dataRef,omitempty"`
+	// The object as stored, without resourceVersion; on DELETED and LEFT its last state.
+	Object json.RawMessage `json:"object,omitempty"`
 }
 
 // MarshalJSON writes the event in the shape of event.schema.json.
 func (e Event) MarshalJSON() ([]byte, error) {
 	out := eventJSON{
 		Rev: e.Rev, Ord: e.Ord, Cnt: e.Cnt, Type: e.Type, PrevRev: e.PrevRev,
-		Resync: e.Resync, Epoch: e.Epoch, Seq: e.Seq, Object: e.Object,
+		Resync: e.Resync, Epoch: e.Epoch, Seq: e.Seq, DataRef: e.DataRef, Object: e.Object,
 	}
 	if e.Key != (Key{}) {
 		out.Key = &e.Key
@@ -95,7 +113,7 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 	}
 	*e = Event{
 		Rev: in.Rev, Ord: in.Ord, Cnt: in.Cnt, Type: in.Type, PrevRev: in.PrevRev,
-		Resync: in.Resync, Epoch: in.Epoch, Seq: in.Seq, Object: in.Object,
+		Resync: in.Resync, Epoch: in.Epoch, Seq: in.Seq, DataRef: in.DataRef, Object: in.Object,
 	}
 	if in.Key != nil {
 		e.Key = *in.Key

@@ -24,10 +24,13 @@ var ErrNotObject = errors.New("not the name of an object")
 // for objects of cluster scope. There is no API version in it: the identity of
 // an object does not change with the form it is read in.
 type Key struct {
-	Group     string `json:"group,omitempty"`
-	Resource  string `json:"resource"`
+	// Absent for the core group.
+	Group string `json:"group,omitempty"`
+	// Lower case and plural.
+	Resource string `json:"resource" schema:"minLength=1"`
+	// Absent for objects of cluster scope.
 	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name"`
+	Name      string `json:"name" schema:"minLength=1"`
 }
 
 // String is the form for people: "apps/deployments/prod/web" or "core/nodes/n1".

@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -148,6 +149,32 @@ func FuzzParsePath(f *testing.F) {
 		key, err := ParsePath(path)
 		if err == nil && key.Path() != path {
 			t.Fatalf("%q and %q name one object", path, key.Path())
+		}
+	})
+}
+
+// The grammar of docs/events.md as regular expressions.
+var (
+	abnfEscaped = `%(?:[0189A-F][0-9A-F]|2[0-9A-CEF]|3[B-F]|40|5[B-E]|60|7[B-F])`
+	abnfSolo    = `(?:[A-Za-z0-9:-]|` + abnfEscaped + `)`
+	abnfChar    = `(?:_|` + abnfSolo + `)`
+	abnfName    = `(?:%5F|` + abnfChar + `{2,}|` + abnfSolo + `)`
+	abnfToken   = `(?:_|` + abnfName + `)`
+	abnfObject  = regexp.MustCompile(`^h\.` + abnfToken + `\.` + abnfName + `\.` + abnfToken + `\.` + abnfName + `$`)
+	abnfRoute   = regexp.MustCompile(`^n\.` + abnfName + `$`)
+)
+
+// FuzzGrammar: what the code accepts is what the grammar allows.
+func FuzzGrammar(f *testing.F) {
+	for _, s := range []string{"h._.pods._.a", "h.%5F.__.a_.%2E", "h._.%5F%5F.n.a", "n.n1", "n._", "n.%5F", "n.%41", "h._.pods._._", "n.__", "n.%2D", "n.%2d", "h.a.b.c", "n.%FF"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := ParseSubject(s); (err == nil) != abnfObject.MatchString(s) {
+			t.Errorf("%q: the code says %v, the grammar %v", s, err, abnfObject.MatchString(s))
+		}
+		if _, err := ParseNodeRoute(s); (err == nil) != abnfRoute.MatchString(s) {
+			t.Errorf("%q: the code says %v, the grammar %v", s, err, abnfRoute.MatchString(s))
 		}
 	})
 }

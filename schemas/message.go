@@ -25,6 +25,7 @@ const (
 	HeaderRequest = "Rutter-Request"
 	HeaderCause   = "Rutter-Cause"
 	HeaderTrace   = "traceparent"
+	HeaderState   = "tracestate"
 
 	ceSpecVersion = "ce-specversion"
 	ceID          = "ce-id"
@@ -38,10 +39,13 @@ const (
 	ceAuthType    = "ce-authtype"
 	ceCausation   = "ce-causationid"
 	ceCorrelation = "ce-correlationid"
+	ceTraceParent = "ce-traceparent"
+	ceTraceState  = "ce-tracestate"
+	ceDataRef     = "ce-dataref"
 )
 
 // messageHeaders is how many headers a message has at most.
-const messageHeaders = 26
+const messageHeaders = 32
 
 // ErrNotEvent says that a message is none of Rutter's events.
 var ErrNotEvent = errors.New("message is no event")
@@ -80,9 +84,10 @@ func (e Event) Message() (headers map[string][]string, body []byte) {
 	if e.Key != (Key{}) {
 		w.text(ceSubject, e.Key.String())
 	}
-	if len(e.Object) > 0 {
+	if len(e.Object) > 0 || e.DataRef != "" {
 		w.set(ceContentType, "application/json")
 	}
+	w.text(ceDataRef, e.DataRef)
 	if e.Header.V != 0 {
 		e.Header.write(&w)
 	}
@@ -140,6 +145,9 @@ func (h Header) write(w *headerWriter) {
 	}
 	if h.Trace != "" {
 		w.text(HeaderTrace, h.Trace)
+		w.text(ceTraceParent, h.Trace)
+		w.text(HeaderState, h.TraceState)
+		w.text(ceTraceState, h.TraceState)
 		w.text(ceCorrelation, traceID(h.Trace))
 	}
 }
@@ -180,6 +188,7 @@ func ParseEvent(headers map[string][]string, body []byte) (Event, error) {
 		PrevRev: r.number(HeaderPrev, false),
 		Resync:  r.number(HeaderResync, false),
 		Epoch:   r.text(HeaderEpoch),
+		DataRef: r.text(ceDataRef),
 	}
 	if len(body) > 0 {
 		e.Object = body
@@ -214,6 +223,9 @@ func (r *headerReader) header() Header {
 		Agent:   r.text(HeaderAgent),
 		Request: r.text(HeaderRequest),
 		Trace:   r.text(HeaderTrace),
+	}
+	if h.Trace != "" {
+		h.TraceState = r.text(HeaderState)
 	}
 	if s := r.get(ceTime); s != "" {
 		t, err := time.Parse(time.RFC3339Nano, s)
