@@ -38,6 +38,9 @@ type ClientConfig struct {
 	// TailCheck is how often NodeRoute asks for the route's last message. 0 means
 	// DefaultTailCheck.
 	TailCheck time.Duration
+	// Fetch reads an object that is too large for the bus from the API server, by the
+	// path that stands for it. Without it, informers and routes leave such objects out.
+	Fetch func(ctx context.Context, path string) ([]byte, error)
 	// Streams must be what the API server made the streams with.
 	Streams StreamsConfig
 }

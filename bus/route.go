@@ -236,21 +236,21 @@ func (r *route) take(ctx context.Context, msg *nats.Msg) error {
 		return fmt.Errorf("message %d on %s: %w", seq, msg.Subject, err)
 	}
 	e.Seq = seq
-	return r.apply(e)
+	return r.apply(ctx, e)
 }
 
 // repair reads what is missing from HISTORY.
 func (r *route) repair(ctx context.Context) error {
 	r.c.log.Info().Str("node", r.node).Uint64("seq", r.seq).Msg("gap in the node's route, reading it from the stream")
 	s := scan{stream: StreamHistory, filter: r.subject, name: schemas.EscapeToken(r.node), from: r.seq + 1}
-	if err := r.c.scan(ctx, s, r.apply); err != nil {
+	if err := r.c.scan(ctx, s, func(e schemas.Event) error { return r.apply(ctx, e) }); err != nil {
 		return fmt.Errorf("repair route: %w", err)
 	}
 	return nil
 }
 
 // apply hands one event on, unless the list had it.
-func (r *route) apply(e schemas.Event) error {
+func (r *route) apply(ctx context.Context, e schemas.Event) error {
 	if e.Seq <= r.seq {
 		return nil
 	}
@@ -260,12 +260,19 @@ func (r *route) apply(e schemas.Event) error {
 	if e.Epoch != r.epoch {
 		return fmt.Errorf("%w: the stream was made anew", errRelist)
 	}
-	r.seq, r.seen = e.Seq, time.Now()
+	defer func() { r.seq, r.seen = e.Seq, time.Now() }()
 	if e.Rev <= r.listRev {
 		return nil
 	}
 	pod := &corev1.Pod{}
-	if err := json.Unmarshal(e.Object, pod); err != nil {
+	e, err := r.c.whole(ctx, e)
+	if err == nil {
+		err = json.Unmarshal(e.Object, pod)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
 		r.c.log.Error().Err(err).Str("namespace", e.Key.Namespace).Str("name", e.Key.Name).Int64("rev", e.Rev).
 			Msg("pod can't be decoded, skipped")
 		return nil

@@ -126,7 +126,11 @@ func (s *source) moved(to place) {
 }
 
 // decode makes an object of the informer's type from a stored one.
-func (s *source) decode(e schemas.Event) (runtime.Object, error) {
+func (s *source) decode(ctx context.Context, e schemas.Event) (runtime.Object, error) {
+	e, err := s.c.whole(ctx, e)
+	if err != nil {
+		return nil, err
+	}
 	obj := reflect.New(reflect.TypeOf(s.example).Elem()).Interface().(runtime.Object)
 	if err := sigsjson.UnmarshalCaseSensitivePreserveInts(e.Object, obj); err != nil {
 		return nil, fmt.Errorf("decode %s at revision %d: %w", e.Key, e.Rev, err)

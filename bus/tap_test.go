@@ -178,3 +178,57 @@ func TestLogHasOneObjectsChangesAndTheGapsBetween(t *testing.T) {
 	require.Equal(t, []string{fmt.Sprint("ADDED", first), fmt.Sprint("GAP", gap.Rev), fmt.Sprint("DELETED", last)}, got)
 	require.ErrorIs(t, b.Log(t.Context(), pod("none"), nil), ErrNotFound)
 }
+
+func TestBeforeIsTheObjectsLastEvent(t *testing.T) {
+	b := startBus(t)
+	first := b.send(t, schemas.Added, pod("a"), 1)
+	b.send(t, schemas.Added, pod("b"), 1)
+	b.send(t, schemas.Modified, pod("a"), 2)
+	b.flush(t)
+	b.settle(t, StreamArchive)
+	var events []schemas.Event
+	require.NoError(t, b.Log(t.Context(), pod("a"), func(e schemas.Event) error {
+		events = append(events, e)
+		return nil
+	}))
+	before, err := b.Before(t.Context(), events[1])
+	require.NoError(t, err)
+	require.Equal(t, first, before.Rev)
+	_, err = b.Before(t.Context(), events[0])
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+// TestTapThatStopsReadingHoldsUpNobody: a client that does not take its events, and later
+// does.
+func TestTapThatStopsReadingHoldsUpNobody(t *testing.T) {
+	b := startBus(t)
+	lazy := connect(t, ClientConfig{Server: b.server})
+	release, begun := make(chan struct{}), make(chan struct{})
+	got := make(chan int64, 5000)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- lazy.Tap(ctx, TapOptions{Ready: func() { close(begun) }}, func(e schemas.Event) error {
+			<-release
+			got <- e.Rev
+			return nil
+		})
+	}()
+	<-begun
+	quick := tapping(t, b.Client, TapOptions{})
+	var want []int64
+	for i := range 3000 {
+		want = append(want, b.send(t, schemas.Modified, pod(fmt.Sprint("p", i%50)), i))
+	}
+	b.flush(t)
+	for _, rev := range want {
+		require.Equal(t, rev, next(t, quick).Rev)
+	}
+	require.Empty(t, got)
+	close(release)
+	for _, rev := range want {
+		require.Equal(t, rev, <-got)
+	}
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+}

@@ -2,10 +2,13 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
+	"math"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -95,24 +98,24 @@ const verifyPatience = 30 * time.Second
 // Verify compares HISTORY with etcd over all revisions that both still hold, and
 // STATE with etcd's objects. It gives the relay half a minute to pass the revision
 // that etcd has when it is called; after that, what is not there is missing.
+//
+// It reads both sides at once and remembers no more than maxLate of what one side has and
+// the other has not yet, and a few words for every object.
 func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	oldest, newest, err := truth.Bounds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v := &verifier{seed: maphash.MakeSeed(), stored: map[ordinal]fingerprint{}, report: &Report{From: oldest, To: newest}}
-	expected, err := v.expect(ctx, truth)
+	begin, err := c.Head(ctx, StreamHistory)
 	if err != nil {
 		return nil, err
 	}
-	if expected > 0 {
-		patient, cancel := context.WithTimeout(ctx, verifyPatience)
-		defer cancel()
-		if err := c.WaitForRevision(patient, expected); err != nil && patient.Err() == nil || ctx.Err() != nil {
-			return nil, errors.Join(err, ctx.Err())
-		}
+	v := &verifier{c: c, seed: maphash.MakeSeed(), report: &Report{From: oldest, To: newest}, late: map[ordinal]fingerprint{}, recent: map[ordinal]bool{}}
+	// Gaps first: what lies in one is not missing.
+	if err := c.scan(ctx, scan{stream: StreamHistory, filter: schemas.ResyncSubject}, v.gap); err != nil {
+		return nil, err
 	}
-	if err := c.scan(ctx, scan{stream: StreamHistory}, v.read); err != nil {
+	if err := v.compare(ctx, truth); err != nil {
 		return nil, err
 	}
 	// Read after the messages, so that what was dropped meanwhile is known to be.
@@ -120,35 +123,50 @@ func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.trimmed = v.trimmed || head.Trimmed
-	v.compare()
-	if err := c.verifyState(ctx, v); err != nil {
+	if head.Epoch != begin.Epoch {
+		c.log.Info().Str("epoch", head.Epoch).Msg("the stream was made anew, comparing again")
+		return c.Verify(ctx, truth)
+	}
+	v.finish(v.trimmed || head.Trimmed)
+	if err := c.verifyState(ctx, v, truth); err != nil {
 		return nil, err
 	}
 	return v.report, nil
 }
 
-// verifier collects what is in the stream and what should be.
+const (
+	// maxLate is how many messages may be out of their place and still be told from
+	// missing ones.
+	maxLate = 1 << 16
+	// maxAhead is how many messages are read from etcd ahead of the stream.
+	maxAhead = 1 << 12
+)
+
+// verifier walks along stream and truth, which have the same order if all is well.
 type verifier struct {
+	c      *Client
 	seed   maphash.Seed
 	report *Report
 
-	wanted  []wanted
-	objects []object
-	stored  map[ordinal]fingerprint
-	last    ordinal
+	truth <-chan wanted
+	next  *wanted // taken from truth and not yet compared
+	lastW ordinal
+
+	last   ordinal                 // highest place seen in the stream
+	seq    uint64                  // last message read
+	late   map[ordinal]fingerprint // due and not seen, the newest of them
+	order  []ordinal               // of late, oldest first
+	recent map[ordinal]bool        // seen, the newest of them
+	seen   []ordinal               // of recent, oldest first
+
 	// first is the place of the first message, or the one after the gap with which
 	// the stream begins. It is unknown until begun.
 	first   ordinal
 	begun   bool
-	trimmed bool // the stream has dropped messages, or begins with a gap
-}
-
-// object is one that etcd has.
-type object struct {
-	key  schemas.Key
-	rev  int64
-	body uint64
+	trimmed bool // the stream begins with a gap
+	// early counts what is due before first: missing, unless the stream was trimmed.
+	early    int
+	examples []string // of early
 }
 
 type wanted struct {
@@ -156,32 +174,139 @@ type wanted struct {
 	fingerprint
 }
 
-// expect reads what should be there, and returns the last revision with an
-// object in it.
-func (v *verifier) expect(ctx context.Context, truth Truth) (int64, error) {
-	var last int64
-	err := truth.Changes(ctx, v.report.From, v.report.To, func(e schemas.Event) error {
-		v.wanted = append(v.wanted, wanted{at: ordinal{e.Rev, e.Ord}, fingerprint: fingerprintOf(v.seed, e)})
-		last = e.Rev
-		return nil
+// compare reads both sides side by side.
+func (v *verifier) compare(ctx context.Context, truth Truth) error {
+	g, ctx := errgroup.WithContext(ctx)
+	ahead := make(chan wanted, maxAhead)
+	v.truth = ahead
+	g.Go(func() error {
+		defer close(ahead)
+		return truth.Changes(ctx, v.report.From, v.report.To, func(e schemas.Event) error {
+			select {
+			case ahead <- wanted{at: ordinal{e.Rev, e.Ord}, fingerprint: fingerprintOf(v.seed, v.c.fit(e))}:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
 	})
-	if err != nil {
-		return 0, err
+	g.Go(func() error { return v.readStream(ctx) })
+	return g.Wait()
+}
+
+// readStream reads HISTORY to its end, and again when the relay has added what is due.
+func (v *verifier) readStream(ctx context.Context) error {
+	patient, cancel := context.WithTimeout(ctx, verifyPatience)
+	defer cancel()
+	for waited := false; ; waited = true {
+		before := v.seq
+		if err := v.c.scan(ctx, scan{stream: StreamHistory, from: v.seq + 1}, v.read); err != nil {
+			return err
+		}
+		due := v.due()
+		if due == nil {
+			return ctx.Err()
+		}
+		err := errNoAnswer
+		if !waited || v.seq != before {
+			err = v.c.WaitForRevision(patient, due.at.rev)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+		case waited && v.seq == before || patient.Err() != nil:
+			v.overdue(ordinal{rev: math.MaxInt64})
+			return nil
+		default:
+			return err
+		}
 	}
-	// The last change may be compacted, its object is not.
-	err = truth.State(ctx, v.report.To, func(e schemas.Event) error {
-		v.objects = append(v.objects, object{key: e.Key, rev: e.Rev, body: maphash.Bytes(v.seed, e.Object)})
-		last = max(last, e.Rev)
-		return nil
-	})
-	return last, err
+}
+
+// due is the next message that the stream should have.
+func (v *verifier) due() *wanted {
+	for w := v.peek(); w != nil; w = v.peek() {
+		if !v.lost(w.at.rev) {
+			return w
+		}
+		v.next = nil
+	}
+	return nil
+}
+
+// peek is the next message due, nil at the end.
+func (v *verifier) peek() *wanted {
+	if v.next == nil {
+		if w, ok := <-v.truth; ok {
+			v.next, v.lastW = &w, w.at
+		}
+	}
+	return v.next
+}
+
+// overdue notes everything that is due before a place and has not come.
+func (v *verifier) overdue(at ordinal) {
+	for w := v.peek(); w != nil && w.at.before(at); w = v.peek() {
+		v.next = nil
+		switch {
+		case v.lost(w.at.rev):
+		case !v.begun || w.at.before(v.first):
+			v.early++
+			if len(v.examples) < maxExamples {
+				v.examples = append(v.examples, missing(w.at, w.key))
+			}
+		default:
+			v.report.Changes++
+			v.late[w.at] = w.fingerprint
+			v.order = append(v.order, w.at)
+			v.giveUp(maxLate)
+		}
+	}
+}
+
+// giveUp calls the oldest late messages missing until at most keep are left.
+func (v *verifier) giveUp(keep int) {
+	for len(v.late) > keep {
+		at := v.order[0]
+		v.order = v.order[1:]
+		if w, ok := v.late[at]; ok {
+			v.report.found(&v.report.Missing, "%s", missing(at, w.key))
+			delete(v.late, at)
+		}
+	}
+}
+
+func missing(at ordinal, key schemas.Key) string {
+	return fmt.Sprintf("revision %d, message %d of %s is missing", at.rev, at.ord, key)
+}
+
+// gap takes one gap that the stream names.
+func (v *verifier) gap(e schemas.Event) error {
+	v.report.Gaps = append(v.report.Gaps, e)
+	return nil
+}
+
+// newGap takes a gap that the stream did not name yet when the comparison began.
+func (v *verifier) newGap(e schemas.Event) {
+	if slices.ContainsFunc(v.report.Gaps, func(known schemas.Event) bool { return known.Seq == e.Seq }) {
+		return
+	}
+	v.report.Gaps = append(v.report.Gaps, e)
+	for at := range v.late {
+		if v.lost(at.rev) {
+			delete(v.late, at)
+			v.report.Changes--
+		}
+	}
 }
 
 // read takes one message of the stream.
 func (v *verifier) read(e schemas.Event) error {
+	v.seq = e.Seq
 	switch {
 	case e.Type == schemas.Gap:
-		v.report.Gaps = append(v.report.Gaps, e)
+		v.newGap(e)
 		v.last = ordinal{e.Rev, e.Cnt}
 		if !v.begun {
 			v.begun, v.trimmed, v.first = true, true, ordinal{rev: e.Rev + 1}
@@ -194,42 +319,65 @@ func (v *verifier) read(e schemas.Event) error {
 	if !v.begun {
 		v.begun, v.first = true, at
 	}
-	if _, twice := v.stored[at]; twice {
+	if v.recent[at] {
 		v.report.found(&v.report.Doubled, "revision %d, message %d of %s is in the stream twice", e.Rev, e.Ord, e.Key)
 		return nil
 	}
+	v.remember(at)
+	print := fingerprintOf(v.seed, e)
 	if at.before(v.last) {
 		v.report.found(&v.report.Unordered, "revision %d, message %d of %s came after revision %d", e.Rev, e.Ord, e.Key, v.last.rev)
+		if want, ok := v.late[at]; ok {
+			delete(v.late, at)
+			v.match(at, want, print)
+			return nil
+		}
+		v.unknown(at, e.Key)
+		return nil
 	}
 	v.last = at
-	v.stored[at] = fingerprintOf(v.seed, e)
+	v.overdue(at)
+	if w := v.peek(); w != nil && w.at == at {
+		v.next = nil
+		v.report.Changes++
+		v.match(at, w.fingerprint, print)
+		return nil
+	}
+	v.unknown(at, e.Key)
 	return nil
 }
 
-// compare counts the differences over what both sides hold.
-func (v *verifier) compare() {
+func (v *verifier) match(at ordinal, want, have fingerprint) {
+	if want != have {
+		v.report.found(&v.report.Different, "revision %d of %s: etcd and stream differ", at.rev, want.key)
+	}
+}
+
+func (v *verifier) unknown(at ordinal, key schemas.Key) {
+	if at.rev >= v.report.From && at.rev <= v.report.To {
+		v.report.found(&v.report.Unknown, "revision %d of %s is in the stream, not in etcd", at.rev, key)
+	}
+}
+
+func (v *verifier) remember(at ordinal) {
+	v.recent[at] = true
+	v.seen = append(v.seen, at)
+	if len(v.seen) > maxLate {
+		delete(v.recent, v.seen[0])
+		v.seen = v.seen[1:]
+	}
+}
+
+// finish decides about what never came.
+func (v *verifier) finish(trimmed bool) {
 	r := v.report
-	for _, w := range v.wanted {
-		have, ok := v.stored[w.at]
-		switch {
-		case ok && have != w.fingerprint:
-			r.Changes++
-			r.found(&r.Different, "revision %d of %s: etcd and stream differ", w.at.rev, w.key)
-		case ok:
-			r.Changes++
-		case v.trimmed && (!v.begun || w.at.before(v.first)) || v.lost(w.at.rev):
-		default:
-			r.Changes++
-			r.found(&r.Missing, "revision %d, message %d of %s is missing", w.at.rev, w.at.ord, w.key)
-		}
-		delete(v.stored, w.at)
+	v.giveUp(0)
+	if !trimmed {
+		r.Changes += v.early
+		r.Missing += v.early
+		r.Examples = append(r.Examples, v.examples[:min(len(v.examples), maxExamples-len(r.Examples))]...)
 	}
-	for at, have := range v.stored {
-		if at.rev >= r.From && at.rev <= r.To {
-			r.found(&r.Unknown, "revision %d of %s is in the stream, not in etcd", at.rev, have.key)
-		}
-	}
-	if v.begun && v.trimmed {
+	if v.begun && trimmed {
 		r.From = max(r.From, v.first.rev)
 	}
 }
@@ -244,36 +392,70 @@ func (v *verifier) lost(rev int64) bool {
 	return false
 }
 
+// object is what is known of one that etcd or the state has.
+type object struct {
+	rev  int64 // in etcd, 0 if it has none
+	body uint64
+	have int64 // in the state, 0 if it has none
+	same bool  // both have the same content
+	gone bool  // the state has a tombstone
+}
+
 // verifyState compares the last messages of all objects with the objects.
-func (c *Client) verifyState(ctx context.Context, v *verifier) error {
+func (c *Client) verifyState(ctx context.Context, v *verifier, truth Truth) error {
 	r := v.report
-	held := map[schemas.Key]schemas.Event{}
-	err := c.ReadState(ctx, schemas.AllObjects, func(e schemas.Event) error {
-		if e.Type != schemas.Gap {
-			e.Object, e.Seq = nil, maphash.Bytes(v.seed, e.Object) // the sequence is of no use here
-			held[e.Key] = e
-		}
+	objects := map[schemas.Key]object{}
+	newest := int64(0)
+	err := truth.State(ctx, r.To, func(e schemas.Event) error {
+		objects[e.Key] = object{rev: e.Rev, body: maphash.Bytes(v.seed, c.fit(e).Object)}
+		newest = max(newest, e.Rev)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	r.Objects = len(v.objects)
-	for _, want := range v.objects {
-		have, ok := held[want.key]
-		delete(held, want.key)
-		switch {
-		case !ok:
-			r.found(&r.StateMissing, "%s is in etcd, not in the state", want.key)
-		case have.Rev > r.To: // changed since
-		case have.Type == schemas.Deleted || have.Rev != want.rev || have.Seq != want.body:
-			r.found(&r.StateStale, "%s is at revision %d in etcd, at %d in the state", want.key, want.rev, have.Rev)
-		}
+	if err := c.waitState(ctx, max(newest, v.lastW.rev)); err != nil {
+		return err
 	}
-	for key, have := range held {
-		if have.Type != schemas.Deleted && have.Rev <= r.To {
+	err = c.ReadState(ctx, schemas.AllObjects, func(e schemas.Event) error {
+		o := objects[e.Key]
+		if e.Type == schemas.Gap || o.rev == 0 && (e.Type == schemas.Deleted || e.Rev > r.To) {
+			return nil
+		}
+		o.have, o.gone, o.same = e.Rev, e.Type == schemas.Deleted, maphash.Bytes(v.seed, e.Object) == o.body
+		objects[e.Key] = o
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for key, o := range objects {
+		if o.rev > 0 {
+			r.Objects++
+		}
+		switch {
+		case o.rev == 0:
 			r.found(&r.StateExtra, "%s is in the state, not in etcd", key)
+		case o.have == 0:
+			r.found(&r.StateMissing, "%s is in etcd, not in the state", key)
+		case o.have > r.To: // changed since
+		case o.gone || o.have != o.rev || !o.same:
+			r.found(&r.StateStale, "%s is at revision %d in etcd, at %d in the state", key, o.rev, o.have)
 		}
 	}
 	return nil
+}
+
+// waitState gives the mirror and the relay time to come to a revision. If they do not,
+// what STATE lacks is told.
+func (c *Client) waitState(ctx context.Context, rev int64) error {
+	if rev == 0 {
+		return nil
+	}
+	patient, cancel := context.WithTimeout(ctx, verifyPatience)
+	defer cancel()
+	if err := c.WaitForRevision(patient, rev); err != nil && patient.Err() == nil {
+		return err
+	}
+	return ctx.Err()
 }

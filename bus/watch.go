@@ -234,7 +234,7 @@ func (w *stateWatch) deliver(ctx context.Context, e schemas.Event) error {
 	if !ok {
 		return nil
 	}
-	obj, err := w.source.decode(e)
+	obj, err := w.source.decode(ctx, e)
 	if err != nil {
 		w.source.log.Error().Err(err).Str("namespace", e.Key.Namespace).Str("name", e.Key.Name).Int64("rev", e.Rev).
 			Msg("object can't be decoded, skipped")

@@ -82,7 +82,7 @@ func (w *Window) Publish(ctx context.Context, subject string, e schemas.Event, t
 	if err := w.reserve(ctx); err != nil {
 		return err
 	}
-	headers, body := e.Message()
+	headers, body := w.c.fit(e).Message()
 	headers[jetstream.ExpectedStreamHeader] = historyName
 	headers[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(w.next-1, 10)}
 	if ttl > 0 {

@@ -61,6 +61,11 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 	if err != nil {
 		return resume{}, err
 	}
+	// Read again: while the stream's end was looked up, another relay may have appended
+	// what etcd has committed since.
+	if now, err = r.cli.Get(ctx, schemas.Prefix); err != nil {
+		return resume{}, fmt.Errorf("read revision of etcd: %w", err)
+	}
 	same, err := r.agrees(ctx, last)
 	if err != nil {
 		return resume{}, err
