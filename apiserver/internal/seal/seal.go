@@ -2,9 +2,11 @@
 // history see them (invariant 8).
 //
 // What is stored for a Secret is a JSON object of the same kind that still shows its
-// metadata and type, so that it can be selected, owned and garbage-collected, and one
-// member "sealed": the whole object, encrypted with AES-256-GCM and bound to its key
-// in etcd. The last-applied annotation repeats the values and is only inside.
+// type and as much metadata as it takes to select it, to own it, to collect it as garbage
+// and to bind a token to it; and one member "sealed": the whole object, encrypted with
+// AES-256-GCM and bound to its key in etcd. Annotations and managed fields are only
+// inside: the last-applied annotation repeats the values, and managed fields the names of
+// their keys.
 package seal
 
 import (
@@ -16,8 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // KeySize is the length of a key file in bytes: AES-256.
@@ -27,7 +31,16 @@ const KeySize = 32
 // with another key file.
 var ErrTampered = errors.New("sealed object does not open: altered, moved, or sealed with another key")
 
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+// visible is the metadata that others act upon. Annotations are not among it, with one
+// exception below.
+var visible = []string{
+	"name", "namespace", "uid", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
+	"labels", "ownerReferences", "finalizers",
+}
+
+// visibleAnnotations name the account that a token is for: its controller finds a Secret
+// by it and needs nothing else of it.
+var visibleAnnotations = []string{"kubernetes.io/service-account.name", "kubernetes.io/service-account.uid"}
 
 // Sealer seals and opens with one key. It is safe for concurrent use.
 type Sealer struct{ aead cipher.AEAD }
@@ -93,7 +106,7 @@ func (s *Sealer) Seal(key string, object []byte) ([]byte, error) {
 	if err := json.Unmarshal(object, &o); err != nil {
 		return nil, fmt.Errorf("object at %s: %w", key, err)
 	}
-	if err := o.hideLastApplied(); err != nil {
+	if err := o.hide(); err != nil {
 		return nil, fmt.Errorf("annotations of the object at %s: %w", key, err)
 	}
 	nonce := make([]byte, s.aead.NonceSize(), s.aead.NonceSize()+len(object)+s.aead.Overhead())
@@ -104,22 +117,29 @@ func (s *Sealer) Seal(key string, object []byte) ([]byte, error) {
 	return json.Marshal(o)
 }
 
-func (o *outside) hideLastApplied() error {
-	raw, ok := o.Metadata["annotations"]
-	if !ok {
+// hide takes away what nobody outside needs.
+func (o *outside) hide() error {
+	metadata := make(map[string]json.RawMessage, len(o.Metadata))
+	for _, name := range visible {
+		if raw, ok := o.Metadata[name]; ok {
+			metadata[name] = raw
+		}
+	}
+	raw := o.Metadata["annotations"]
+	o.Metadata, o.Sealed = metadata, ""
+	if raw == nil {
 		return nil
 	}
 	var annotations map[string]string
 	if err := json.Unmarshal(raw, &annotations); err != nil {
 		return err
 	}
-	delete(annotations, lastApplied)
+	maps.DeleteFunc(annotations, func(name, _ string) bool { return !slices.Contains(visibleAnnotations, name) })
 	if len(annotations) == 0 {
-		delete(o.Metadata, "annotations")
 		return nil
 	}
 	var err error
-	o.Metadata["annotations"], err = json.Marshal(annotations)
+	metadata["annotations"], err = json.Marshal(annotations)
 	return err
 }
 

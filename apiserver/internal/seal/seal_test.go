@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-const secret = `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"n","labels":{"a":"b"},"annotations":{"keep":"me","kubectl.kubernetes.io/last-applied-configuration":"{\"data\":{\"p\":\"Q0FOQVJZ\"}}"}},"data":{"p":"Q0FOQVJZ"},"type":"Opaque"}`
+const secret = `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"n","labels":{"a":"b"},"managedFields":[{"manager":"kubectl","fieldsV1":{"f:data":{"f:KEYNAME":{}}}}],"generateName":"CANARY-","annotations":{"note":"CANARY","kubernetes.io/service-account.name":"sa","kubectl.kubernetes.io/last-applied-configuration":"{\"data\":{\"p\":\"Q0FOQVJZ\"}}"}},"data":{"p":"Q0FOQVJZ"},"type":"Opaque"}`
 
 func sealer(t *testing.T) *Sealer {
 	t.Helper()
@@ -26,12 +26,12 @@ func TestSealedObjectShowsMetadataAndNoValue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, hidden := range []string{"Q0FOQVJZ", "CANARY", "last-applied"} {
+	for _, hidden := range []string{"Q0FOQVJZ", "CANARY", "last-applied", "KEYNAME", "managedFields"} {
 		if bytes.Contains(box, []byte(hidden)) {
 			t.Errorf("sealed object shows %q: %s", hidden, box)
 		}
 	}
-	for _, shown := range []string{`{"kind":"Secret","apiVersion":"v1","metadata":{`, `"labels":{"a":"b"}`, `"keep":"me"`, `"type":"Opaque"`} {
+	for _, shown := range []string{`{"kind":"Secret","apiVersion":"v1","metadata":{`, `"labels":{"a":"b"}`, `"kubernetes.io/service-account.name":"sa"`, `"type":"Opaque"`} {
 		if !strings.Contains(string(box), shown) {
 			t.Errorf("sealed object lacks %s: %s", shown, box)
 		}
