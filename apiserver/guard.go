@@ -24,9 +24,10 @@ import (
 // same RBAC as the API (invariant 9). It denies until the server is set up.
 type guard struct {
 	mu         sync.Mutex
-	authn      authenticator.Request // guarded by mu
-	authz      authorizer.Authorizer // guarded by mu
-	namespaces corelisters.NamespaceLister
+	authn      authenticator.Request       // guarded by mu
+	authz      authorizer.Authorizer       // guarded by mu
+	rules      authorizer.RuleResolver     // guarded by mu
+	namespaces corelisters.NamespaceLister // guarded by mu
 }
 
 // grantLife is after how long a tap has to show its credentials again.
@@ -38,18 +39,18 @@ var (
 	errNothingOpen = errors.New("may watch no resource, in no namespace")
 )
 
-func (g *guard) open(authn authenticator.Request, authz authorizer.Authorizer, namespaces corelisters.NamespaceLister) {
+func (g *guard) open(a access, namespaces corelisters.NamespaceLister) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.authn, g.authz, g.namespaces = authn, authz, namespaces
+	g.authn, g.authz, g.rules, g.namespaces = a.authn, a.authz, a.rules, namespaces
 }
 
-// Authorize is a bus.Authorizer: whoever may watch everything reads everything, others
-// read the namespaces in which they may watch everything.
+// Authorize is a bus.Authorizer: a client reads the events of exactly those objects that
+// it may watch. What it may is looked up when it connects, and again after grantLife.
 func (s *Server) Authorize(ctx context.Context, c bus.Credentials) (bus.Grant, error) {
 	g := &s.guard
 	g.mu.Lock()
-	authn, authz, namespaces := g.authn, g.authz, g.namespaces
+	authn, authz, rules, namespaces := g.authn, g.authz, g.rules, g.namespaces
 	g.mu.Unlock()
 	if authn == nil {
 		return bus.Grant{}, errNotServing
@@ -59,24 +60,28 @@ func (s *Server) Authorize(ctx context.Context, c bus.Credentials) (bus.Grant, e
 		return bus.Grant{}, err
 	}
 	grant := bus.Grant{User: who.GetName(), Expires: time.Now().Add(grantLife)}
-	if mayWatch(ctx, authz, who, "") {
-		grant.Filters = []string{schemas.SubjectRoot + ">"}
+	if mayWatchAll(ctx, authz, who) {
+		grant.Filters = []string{schemas.AllObjects}
 		return grant, nil
 	}
 	all, err := namespaces.List(labels.Everything())
 	if err != nil {
 		return bus.Grant{}, err
 	}
+	// A binding to a role that is not there is an error, and no reason to withhold what
+	// other bindings grant; rules only ever add.
+	cluster, _, _, _ := rules.RulesFor(ctx, who, "")
+	byNamespace := make(map[string][]authorizer.ResourceRuleInfo, len(all))
 	for _, ns := range all {
-		if mayWatch(ctx, authz, who, ns.Name) {
-			grant.Filters = append(grant.Filters, schemas.Filter(schemas.Key{
-				Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: ns.Name, Name: schemas.AnyToken}))
-		}
+		byNamespace[ns.Name], _, _, _ = rules.RulesFor(ctx, who, ns.Name)
+	}
+	if grant.Filters, err = grantedFilters(cluster, byNamespace); err != nil {
+		return bus.Grant{}, fmt.Errorf("%s %w", who.GetName(), err)
 	}
 	if len(grant.Filters) == 0 {
 		return bus.Grant{}, fmt.Errorf("%s %w", who.GetName(), errNothingOpen)
 	}
-	return grant, nil
+	return grant, ctx.Err()
 }
 
 // identify runs the API's authenticators on what the client showed.
@@ -101,9 +106,10 @@ func identify(ctx context.Context, authn authenticator.Request, c bus.Credential
 	return resp.User, nil
 }
 
-func mayWatch(ctx context.Context, authz authorizer.Authorizer, who user.Info, namespace string) bool {
+// mayWatchAll is asked first, since system:masters is no rule of RBAC.
+func mayWatchAll(ctx context.Context, authz authorizer.Authorizer, who user.Info) bool {
 	decision, _, err := authz.Authorize(ctx, authorizer.AttributesRecord{
-		User: who, Verb: "watch", APIGroup: "*", APIVersion: "*", Resource: "*", Namespace: namespace, ResourceRequest: true,
+		User: who, Verb: "watch", APIGroup: "*", APIVersion: "*", Resource: "*", ResourceRequest: true,
 	})
 	return err == nil && decision == authorizer.DecisionAllow
 }

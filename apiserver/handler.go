@@ -40,12 +40,13 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.guard.open(authn, authz, s.informers.Core().V1().Namespaces().Lister())
 	tokens, err := kinds.Tokens(Issuer, key)
 	if err != nil {
 		return nil, err
 	}
-	installed, err := s.install(ctx, access{authn: authn, authz: authz, rules: rules, tokens: tokens})
+	may := access{authn: authn, authz: authz, rules: rules, tokens: tokens}
+	s.guard.open(may, s.informers.Core().V1().Namespaces().Lister())
+	installed, err := s.install(ctx, may)
 	if err != nil {
 		return nil, err
 	}

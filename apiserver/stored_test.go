@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -181,31 +180,6 @@ func foreignCA(t *testing.T) *pki.Authority {
 	ca, err := pki.Load(t.TempDir(), "foreign")
 	require.NoError(t, err)
 	return ca
-}
-
-func TestBusGuardKeepsToNamespaces(t *testing.T) {
-	c := server(t)
-	mine, half := c.namespace(t), c.namespace(t)
-	token := c.token(t, mine, nil)
-	_, err := c.server.Authorize(t.Context(), bus.Credentials{Token: token})
-	require.ErrorContains(t, err, "may watch no resource")
-
-	bind := func(ns, role string) {
-		t.Helper()
-		_, err := c.client.RbacV1().RoleBindings(ns).Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"},
-			Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: mine, Name: "default"}},
-			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}}, metav1.CreateOptions{})
-		require.NoError(t, err)
-	}
-	bind(half, "system:aggregate-to-view") // not everything: no Secrets
-	bind(mine, "cluster-admin")
-	eventually(t, func() error {
-		grant, err := c.server.Authorize(t.Context(), bus.Credentials{Token: token})
-		if err == nil {
-			require.Equal(t, []string{"h.*.*." + mine + ".*"}, grant.Filters)
-		}
-		return err
-	})
 }
 
 func TestBusGuardDeniesBeforeItServes(t *testing.T) {

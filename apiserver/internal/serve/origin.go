@@ -15,15 +15,19 @@ import (
 
 // origin is what a request's HTTP headers say of the one who sent it.
 type origin struct {
-	agent, manager, trace string
-	cause                 []int64
-	dry                   bool
+	agent, manager    string
+	trace, traceState string
+	cause             []int64
+	dry               bool
 }
 
 type originKey struct{}
 
 // maxCauses bounds what a client can put into every stored header.
 const maxCauses = 64
+
+// maxTraceState is what W3C Trace Context asks everybody to pass on at least.
+const maxTraceState = 512
 
 // withOrigin notes the request's origin in its context.
 func withOrigin(next http.Handler) http.Handler {
@@ -39,6 +43,9 @@ func withOrigin(next http.Handler) http.Handler {
 			trace:   r.Header.Get("traceparent"),
 			cause:   parseCauses(r.Header.Get(schemas.CauseHTTPHeader)),
 			dry:     query.Get("dryRun") != "",
+		}
+		if state := r.Header.Get("tracestate"); o.trace != "" && len(state) <= maxTraceState {
+			o.traceState = state
 		}
 		if o.manager == "" {
 			o.manager, _, _ = strings.Cut(o.agent, "/")
@@ -76,7 +83,7 @@ func Header(ctx context.Context) schemas.Header {
 		h.Request = string(id)
 	}
 	if o, ok := ctx.Value(originKey{}).(origin); ok {
-		h.Agent, h.Manager, h.Trace, h.Cause, h.Dry = o.agent, o.manager, o.trace, o.cause, o.dry
+		h.Agent, h.Manager, h.Trace, h.TraceState, h.Cause, h.Dry = o.agent, o.manager, o.trace, o.traceState, o.cause, o.dry
 	}
 	return h
 }
