@@ -38,17 +38,20 @@ which revision, by whom, and because of which revision. Objects that were delete
 found as well.`,
 		Example: "  rutter log deploy/web -n shop\n  rutter log node/worker-1\n  rutter log deploy/web -o json",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeResource,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := logKey(args[0], namespace)
 			if err != nil {
 				return err
 			}
-			write, err := eventWriter(cmd.OutOrStdout(), output)
+			var client *bus.Client
+			before := func(e schemas.Event) (schemas.Event, error) { return client.Before(cmd.Context(), e) }
+			write, err := eventWriter(cmd.OutOrStdout(), output, before)
 			if err != nil {
 				return err
 			}
-			client, err := standalone.Operator(cmd.Context(), *cfg, zerolog.Nop())
-			if err != nil {
+			if client, err = standalone.Operator(cmd.Context(), *cfg, zerolog.Nop()); err != nil {
 				return err
 			}
 			defer client.Close()
@@ -62,7 +65,7 @@ found as well.`,
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the object's namespace")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	outputFlag(c, &output)
 	return c
 }
 

@@ -34,7 +34,7 @@ func rutter(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestHelpGolden(t *testing.T) {
-	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "log", "verify", "version"} {
+	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "verify", "version"} {
 		name := "help.txt"
 		args := []string{"--help"}
 		if command != "" {
@@ -84,7 +84,7 @@ func TestErrors(t *testing.T) {
 		"kubeconfig of none":     {[]string{"kubeconfig", data}, "rutter: no cluster was started on " + absent + " yet: open " + absent + "/admin.kubeconfig: no such file or directory\n"},
 		"tap of nonsense":        {[]string{"tap", "widgets", data}, "rutter: resource \"widgets\" is not known by that name; give it in the plural with its group, such as widgets.example.com\n"},
 		"tap since nonsense":     {[]string{"tap", "--since", "noon", data}, "rutter: --since \"noon\" is no duration (10m), no RFC 3339 time, and no rev-N\n"},
-		"tap in nonsense":        {[]string{"tap", "-o", "xml", data}, "rutter: --output \"xml\": want table or json\n"},
+		"tap in nonsense":        {[]string{"tap", "-o", "xml", data}, "rutter: --output \"xml\": want table, ndjson, json, cloudevents, diff\n"},
 		"log of no name":         {[]string{"log", "deploy", data}, "rutter: \"deploy\" names no object; give RESOURCE/NAME, such as deploy/web\n"},
 		"log of nothing":         {[]string{"log", data}, "rutter: accepts 1 arg(s), received 0\n"},
 	} {
@@ -117,7 +117,7 @@ func TestTapFilter(t *testing.T) {
 		{[]string{"Deploy/web"}, "shop", "h.apps.deployments.shop.web"},
 		{[]string{"deployments.apps/web.1"}, "", "h.apps.deployments.*.web%2E1"},
 		{[]string{"widgets.example.com"}, "", "h.example%2Ecom.widgets.*.*"},
-		{[]string{"node/worker-1"}, "", "h._.nodes.*.worker-1"},
+		{[]string{"node/worker-1"}, "", "h._.nodes._.worker-1"},
 	} {
 		got, err := tapFilter(tc.args, tc.namespace)
 		require.NoError(t, err)
@@ -175,7 +175,7 @@ var event = schemas.Event{Rev: 42, Cnt: 1, Type: schemas.Modified, PrevRev: 40,
 
 func TestEventTable(t *testing.T) {
 	var out bytes.Buffer
-	write, err := eventWriter(&out, "table")
+	write, err := eventWriter(&out, "table", nil)
 	require.NoError(t, err)
 	require.NoError(t, write(event))
 	node := event
@@ -190,12 +190,14 @@ func TestEventTable(t *testing.T) {
 }
 
 func TestEventJSON(t *testing.T) {
-	var out bytes.Buffer
-	write, err := eventWriter(&out, "json")
-	require.NoError(t, err)
-	require.NoError(t, write(event))
-	require.Equal(t, `{"rev":42,"ord":0,"cnt":1,"type":"MODIFIED","key":{"group":"apps","resource":"deployments","namespace":"shop","name":"web"},"prevRev":40,`+
-		`"header":{"v":1,"time":"2026-01-02T15:04:05.000006Z","verb":"update","user":"alice","manager":"kubectl","cause":[7,9]},"object":{"kind":"Deployment"}}`+"\n", out.String())
+	for _, form := range []string{"json", "ndjson"} {
+		var out bytes.Buffer
+		write, err := eventWriter(&out, form, nil)
+		require.NoError(t, err)
+		require.NoError(t, write(event))
+		require.Equal(t, `{"rev":42,"ord":0,"cnt":1,"type":"MODIFIED","key":{"group":"apps","resource":"deployments","namespace":"shop","name":"web"},"prevRev":40,`+
+			`"header":{"v":1,"time":"2026-01-02T15:04:05.000006Z","verb":"update","user":"alice","manager":"kubectl","cause":[7,9]},"object":{"kind":"Deployment"}}`+"\n", out.String())
+	}
 }
 
 func TestReport(t *testing.T) {

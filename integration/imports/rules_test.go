@@ -47,6 +47,8 @@ var owners = []owner{
 	{"github.com/coredns", []string{"netproxy/dns"}, "CoreDNS has global state and links a great deal; it is kept behind one handler"},
 	{"github.com/miekg/dns", []string{"netproxy"}, "only the cluster's DNS speaks DNS"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "flags are read at the edge; parts take a Config"},
+	{"go.opentelemetry.io/proto", []string{"cmd/rutter/internal/otlp"}, "the bridge is the only one that speaks OTLP; others read the log"},
+	{"google.golang.org/protobuf", []string{"cmd/rutter/internal/otlp"}, "OTLP's encoding; the API speaks protobuf through upstream's codecs"},
 	{"github.com/google/go-containerregistry", []string{"integration/images"}, "registries are test tools; the agent pulls with containerd's own client"},
 	{"k8s.io/client-go/util/workqueue", []string{"reconcilers/internal/engine"}, "the engine is the only loop; the scheduler's queue is woken by events, not by rates"},
 	{"k8s.io/client-go/informers", []string{"apiserver"}, "they watch the API over HTTP, while components read from the bus; inside the API server upstream's authorizers and admission plugins want them, over its loopback"},

@@ -1,0 +1,69 @@
+package otlp
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// position is the last event that the collector has taken, or that need not be sent.
+type position struct {
+	Epoch string `json:"epoch,omitempty"`
+	Seq   uint64 `json:"seq,omitempty"`
+	Rev   int64  `json:"rev,omitempty"`
+	Ord   int    `json:"ord,omitempty"`
+}
+
+func positionOf(e schemas.Event) position {
+	return position{Epoch: e.Epoch, Seq: e.Seq, Rev: e.Rev, Ord: e.Ord}
+}
+
+// covers reports that an event lies at or before the position. Sequence numbers say it
+// exactly; those of a stream that was made anew can't be compared, revisions can.
+func (p position) covers(e schemas.Event) bool {
+	if p.Epoch == e.Epoch {
+		return e.Seq <= p.Seq
+	}
+	return e.Rev < p.Rev || e.Rev == p.Rev && e.Ord <= p.Ord
+}
+
+func loadPosition(path string) (position, error) {
+	var p position
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return p, fmt.Errorf("position: %w", err)
+	}
+	if err := json.Unmarshal(text, &p); err != nil || p.Rev < 1 {
+		return p, fmt.Errorf("%s holds no position; give another file, or remove it to begin anew", path)
+	}
+	return p, nil
+}
+
+// save replaces the file so that a crash leaves the old position or the new one.
+func (p position) save(path string) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	defer os.Remove(f.Name()) // gone already after the rename
+	_, err = f.Write(append(text, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	return nil
+}
