@@ -57,7 +57,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.addChecks()
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
-		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed),
+		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension.custom,
 	})
 }
 
@@ -111,11 +111,12 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))
+	mapping := &mapper{discovered: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))}
 	documents := &kinds.LocalOpenAPI{}
+	hooks := webhooks{services: webhook.NewDefaultServiceResolver(), authentication: kinds.WebhookAuthentication(s.clientConfig)}
 	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
-		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Loopback: s.clientConfig, Informers: s.informers,
-		Authorizer: a.authz, Mapper: mapper, Services: webhook.NewDefaultServiceResolver(), OpenAPI: documents,
+		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Informers: s.informers,
+		Authorizer: a.authz, Mapper: mapping, Services: hooks.services, Webhooks: hooks.authentication, OpenAPI: documents,
 	})
 	if err != nil {
 		return nil, err
@@ -136,8 +137,18 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	documents.Serve(installed)
+	if s.extension, err = s.extend(hooks, admit, a.authz); err != nil {
+		return nil, err
+	}
+	documents.Serve(installed, s.extension.documents)
+	mapping.follow(s.extension.custom.Generation)
 	return installed, nil
+}
+
+// webhooks is how webhooks are found and called.
+type webhooks struct {
+	services       webhook.ServiceResolver
+	authentication webhook.AuthenticationInfoResolverWrapper
 }
 
 const etcdTimeout = 2 * time.Second

@@ -51,6 +51,8 @@ type Server struct {
 	clientConfig  *rest.Config
 	informers     informers.SharedInformerFactory
 
+	extension *extension // set before anything is served
+
 	ready chan struct{} // closed when everything is served
 	guard guard         // who may read what on the bus
 }
@@ -165,6 +167,8 @@ func (s *Server) serve(ctx context.Context) error {
 	outer.TLSConfig = s.tlsConfig()
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.becomeReady(ctx) })
+	g.Go(func() error { return s.extension.follow(ctx) })
+	g.Go(func() error { return s.extension.lifecycle.Run(ctx) })
 	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
 	g.Go(func() error {
 		<-ctx.Done()

@@ -226,7 +226,7 @@ func send(t testing.TB, config *rest.Config, method, path, body string, headers 
 	client, err := rest.HTTPClientFor(config)
 	require.NoError(t, err)
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), method, config.Host+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method, config.Host+path, strings.NewReader(body)) // cleanup sends too
 	require.NoError(t, err)
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")

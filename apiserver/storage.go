@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/rutter-project/rutter/apiserver/internal/customresources"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
@@ -88,6 +89,25 @@ func (s *stores) open(gr schema.GroupResource, newFunc, newList func() runtime.O
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opened[version.WithResource(kinds.StoredAs(gr).Resource)] = st
+	return st, nil
+}
+
+// of is the store of a resource by the version it is stored in, nil if there is none.
+func (s *stores) of(gvr schema.GroupVersionResource) *store.Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened[gvr]
+}
+
+// custom opens the store of one version of a custom resource.
+func (s *stores) custom(c customresources.Storage) (storage.Interface, error) {
+	st, err := store.New(store.Config{
+		Client: s.cfg.Etcd, View: s.view, Codec: c.Codec, Resource: c.Resource, NewFunc: c.NewFunc, NewList: c.NewList,
+		Prefix: c.Prefix, CauseKey: schemas.CausePrefix + s.cfg.ID, Header: serve.Header, Leases: s.leases,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store of %s: %w", c.Resource, err)
+	}
 	return st, nil
 }
 

@@ -3,6 +3,8 @@ package apiserver_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"path/filepath"
 	"strconv"
@@ -215,7 +217,7 @@ func TestWatchOfFuture(t *testing.T) {
 	require.True(t, apierrors.IsBadRequest(err) || apierrors.IsInvalid(err), "%v", err)
 }
 
-// stream reads the frames of a watch as they come.
+// stream reads the frames of a watch as they come, nil at its end.
 func (c *cluster) stream(t *testing.T, path string, headers ...string) func() map[string]any {
 	t.Helper()
 	client, err := rest.HTTPClientFor(c.config)
@@ -233,6 +235,9 @@ func (c *cluster) stream(t *testing.T, path string, headers ...string) func() ma
 	return func() map[string]any {
 		t.Helper()
 		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
 		require.NoError(t, err)
 		var frame map[string]any
 		require.NoError(t, json.Unmarshal(line, &frame))

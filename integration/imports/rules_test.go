@@ -36,6 +36,8 @@ type owner struct {
 var owners = []owner{
 	{"k8s.io/kubernetes", []string{"apiserver/internal/kinds"}, "upstream says the module is no library: one door holds what we rely on, so that an upgrade is one commit"},
 	{"k8s.io/apiserver", []string{"apiserver"}, "clients of the API see it through client-go; server machinery in them would tie them to the API server's process"},
+	{"k8s.io/apiextensions-apiserver", []string{"apiserver"}, "clients see custom resources through the dynamic client"},
+	{"k8s.io/kube-aggregator", []string{"apiserver"}, "only the API server has other API servers behind it"},
 	{"github.com/gin-gonic/gin", []string{"apiserver/internal/serve"}, "only one HTTP front exists; the node agent serves with net/http"},
 	{"go.etcd.io/etcd", []string{"apiserver"}, "etcd is the API server's alone: whoever else reads or writes it passes by admission, RBAC and the event stream"},
 	{"github.com/nats-io", []string{"bus"}, "subjects, accounts and sequence rules are held in one place; others would get the fencing wrong"},
@@ -71,6 +73,8 @@ var banned = []struct {
 	why    string
 }{
 	{prefix: "k8s.io/apiserver/pkg/server", exact: true, absent: true, why: "the generic server brings its own handler chain, storage and global flags; serve takes its place"},
+	{prefix: "k8s.io/apiextensions-apiserver/pkg/apiserver", exact: true, absent: true, why: "its handler brings the generic server; customresources takes its place"},
+	{prefix: "k8s.io/kube-aggregator/pkg/apiserver", exact: true, absent: true, why: "it is the generic server with another handler"},
 	{prefix: "k8s.io/apiserver/pkg/storage/etcd3", why: "the store is ours: it writes who and why into every value and reads from the view"},
 	{prefix: "k8s.io/apiserver/pkg/storage/cacher", why: "the view is ours: one watch for everything instead of one per resource"},
 	{prefix: "k8s.io/kubernetes/cmd", absent: true, why: "upstream's programs are not linked"},

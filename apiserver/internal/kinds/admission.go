@@ -95,11 +95,11 @@ type AdmissionConfig struct {
 	ServerID   string
 	Client     kubernetes.Interface
 	Dynamic    dynamic.Interface
-	Loopback   *rest.Config
 	Informers  informers.SharedInformerFactory
 	Authorizer authorizer.Authorizer
 	Mapper     meta.RESTMapper
 	Services   webhook.ServiceResolver
+	Webhooks   webhook.AuthenticationInfoResolverWrapper
 	OpenAPI    *LocalOpenAPI
 }
 
@@ -115,13 +115,11 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 	if err != nil {
 		return nil, fmt.Errorf("quota evaluators: %w", err)
 	}
-	proxyTransport := utilnet.SetTransportDefaults(&http.Transport{TLSClientConfig: insecureProxyTLS()})
 	chain := admission.PluginInitializers{
 		initializer.NewAPIServerIDInitializer(c.ServerID),
 		initializer.New(withLocalOpenAPI{c.Client, c.OpenAPI}, c.Dynamic, c.Informers, c.Authorizer, utilfeature.DefaultFeatureGate,
 			compatibility.DefaultBuildEffectiveVersion(), ctx.Done(), c.Mapper),
-		webhookinitializer.NewPluginInitializer(
-			webhook.NewDefaultAuthenticationInfoResolverWrapper(proxyTransport, nil, c.Loopback, nil), c.Services),
+		webhookinitializer.NewPluginInitializer(c.Webhooks, c.Services),
 		kubeadmission.NewPluginInitializer(),
 		quotaAndExclusions{quota: evaluators},
 	}
@@ -136,6 +134,13 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 		return nil, err
 	}
 	return admissionmetrics.WithStepMetrics(admission.NewChainHandler(handler, unservedWarning{})), nil
+}
+
+// WebhookAuthentication is how webhooks are called: as nobody, but for those that are
+// this server itself.
+func WebhookAuthentication(loopback *rest.Config) webhook.AuthenticationInfoResolverWrapper {
+	transport := utilnet.SetTransportDefaults(&http.Transport{TLSClientConfig: insecureProxyTLS()})
+	return webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, loopback, nil)
 }
 
 // quotaAndExclusions hands plugins the quota evaluators, and policies the resources

@@ -24,8 +24,10 @@ import (
 	scheduling "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	storagemigration "k8s.io/api/storagemigration/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 // resources are the storages of one group version by "resource" or "resource/subresource".
@@ -35,6 +37,7 @@ type resources map[string]rest.Storage
 // short name means when two groups know it.
 var groupOrder = []schema.GroupVersion{
 	core.SchemeGroupVersion,
+	apiregistration.SchemeGroupVersion,
 	apps.SchemeGroupVersion,
 	events.SchemeGroupVersion,
 	authentication.SchemeGroupVersion,
@@ -49,6 +52,7 @@ var groupOrder = []schema.GroupVersion{
 	storagev1.SchemeGroupVersion,
 	storagemigration.SchemeGroupVersion,
 	admissionregistration.SchemeGroupVersion,
+	apiextensions.SchemeGroupVersion,
 	scheduling.SchemeGroupVersion,
 	coordination.SchemeGroupVersion,
 	node.SchemeGroupVersion,
@@ -90,6 +94,8 @@ func (c Config) storages() (map[schema.GroupVersion]resources, error) {
 		admissionregistration.SchemeGroupVersion: c.admissionregistration,
 		authentication.SchemeGroupVersion:        c.authentication,
 		authorization.SchemeGroupVersion:         c.authorization,
+		apiextensions.SchemeGroupVersion:         c.apiextensions,
+		apiregistration.SchemeGroupVersion:       c.apiregistration,
 	} {
 		r, err := build()
 		if err != nil {
@@ -97,5 +103,6 @@ func (c Config) storages() (map[schema.GroupVersion]resources, error) {
 		}
 		all[gv] = r
 	}
+	guardBuiltIn(all)
 	return all, nil
 }

@@ -33,7 +33,7 @@ import (
 )
 
 // Scheme holds all kinds in their hub and served versions.
-func Scheme() *runtime.Scheme { return legacyscheme.Scheme }
+func Scheme() *runtime.Scheme { return extended }
 
 // Codecs negotiates JSON, YAML and protobuf for requests and responses, with
 // collections written item by item.

@@ -3,74 +3,137 @@ package serve
 import (
 	"net/http"
 	"strings"
+	"sync"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
 
-// discoverer answers /api, /apis and /apis/<group>, in the aggregated form
-// (KEP-3352) and the plain one.
+// discoverer answers /api, /apis, /apis/<group>, and /apis/<group>/<version> of what is
+// not built in, in the aggregated form (KEP-3352) and the plain one. What it answers is
+// built for the first request after a change.
 type discoverer struct {
-	legacy, groups http.Handler
-	group          map[string]http.Handler
+	api       *kinds.API
+	custom    Custom
+	addresses discovery.DefaultAddresses
+
+	mu         sync.Mutex
+	generation any        // of what catalog shows; guarded by mu
+	catalog    *catalogue // guarded by mu
 }
 
-// groupPriority spaces the groups so that others can be put between them later.
-const groupPriority = 100
+// catalogue is what discovery answers at one time.
+type catalogue struct {
+	legacy, groups http.Handler
+	group          map[string]http.Handler
+	version        map[string]http.Handler // by path: apis/example.com/v1
+}
 
-func newDiscoverer(api *kinds.API, address string) *discoverer {
-	addresses := discovery.DefaultAddresses{DefaultAddress: address}
-	codecs := kinds.Codecs()
-	plain := discovery.NewRootAPIsHandler(addresses, codecs)
-	legacy, groups := aggregated.NewResourceManager("api"), aggregated.NewResourceManager("apis")
-	d := &discoverer{
-		legacy: aggregated.WrapAggregatedDiscoveryToHandler(discovery.NewLegacyRootAPIHandler(addresses, codecs, "/api"), legacy, legacy),
-		groups: aggregated.WrapAggregatedDiscoveryToHandler(plain, groups, groups),
-		group:  map[string]http.Handler{},
-	}
-	byGroup := map[string]*metav1.APIGroup{}
-	var order []string
-	for i, v := range api.Versions {
-		document := apidiscovery.APIVersionDiscovery{Version: v.Version, Resources: v.Resources, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
-		if v.Group == "" {
-			legacy.AddGroupVersion("", document)
-			continue
-		}
-		groups.AddGroupVersion(v.Group, document)
-		priority := (len(api.Versions) - i) * groupPriority
-		groups.SetGroupVersionPriority(metav1.GroupVersion{Group: v.Group, Version: v.Version}, priority, priority)
-		named := metav1.GroupVersionForDiscovery{GroupVersion: v.String(), Version: v.Version}
-		g, ok := byGroup[v.Group]
-		if !ok {
-			g = &metav1.APIGroup{Name: v.Group, PreferredVersion: named}
-			byGroup[v.Group] = g
-			order = append(order, v.Group)
-		}
-		g.Versions = append(g.Versions, named)
-	}
-	for _, name := range order {
-		plain.AddGroup(*byGroup[name])
-		d.group[name] = discovery.NewAPIGroupHandler(codecs, *byGroup[name])
-	}
-	return d
+const (
+	// groupPriority spaces the built-in groups so that others can be put between them.
+	groupPriority = 100
+	// customPriority and customVersionPriority are upstream's for custom resources.
+	customPriority, customVersionPriority = 1000, 100
+	// builtInPriority is above which all built-in groups are.
+	builtInPriority = 10000
+)
+
+func newDiscoverer(api *kinds.API, custom Custom, address string) *discoverer {
+	return &discoverer{api: api, custom: custom, addresses: discovery.DefaultAddresses{DefaultAddress: address}}
 }
 
 // handler returns what answers a discovery path, nil if it is none.
 func (d *discoverer) handler(path string) http.Handler {
 	path = strings.Trim(path, "/")
-	switch path {
-	case "api":
-		return d.legacy
-	case "apis":
-		return d.groups
+	root, rest, below := strings.Cut(path, "/")
+	switch {
+	case root == "api" && !below:
+		return d.current().legacy
+	case root != "apis":
+		return nil
+	case !below:
+		return d.current().groups
 	}
-	name, ok := strings.CutPrefix(path, "apis/")
-	if !ok {
+	// A map of interfaces: absent is nil.
+	switch strings.Count(rest, "/") {
+	case 0:
+		return d.current().group[rest]
+	case 1:
+		return d.current().version[path]
+	default:
 		return nil
 	}
-	return d.group[name] // a map of interfaces: absent is nil
+}
+
+func (d *discoverer) current() *catalogue {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	generation := d.custom.Generation()
+	if d.catalog == nil || d.generation != generation {
+		d.catalog, d.generation = d.build(), generation
+	}
+	return d.catalog
+}
+
+// shelf is a catalogue being filled.
+type shelf struct {
+	c              *catalogue
+	legacy, groups aggregated.ResourceManager
+	byGroup        map[string]*metav1.APIGroup
+	order          []string
+}
+
+func (d *discoverer) build() *catalogue {
+	codecs := kinds.Codecs()
+	plain := discovery.NewRootAPIsHandler(d.addresses, codecs)
+	s := &shelf{legacy: aggregated.NewResourceManager("api"), groups: aggregated.NewResourceManager("apis"), byGroup: map[string]*metav1.APIGroup{}}
+	s.c = &catalogue{
+		legacy:  aggregated.WrapAggregatedDiscoveryToHandler(discovery.NewLegacyRootAPIHandler(d.addresses, codecs, "/api"), s.legacy, s.legacy),
+		groups:  aggregated.WrapAggregatedDiscoveryToHandler(plain, s.groups, s.groups),
+		group:   map[string]http.Handler{},
+		version: map[string]http.Handler{},
+	}
+	builtIn := map[schema.GroupVersion]bool{}
+	for i, v := range d.api.Versions {
+		priority := builtInPriority + (len(d.api.Versions)-i)*groupPriority
+		s.add(v.GroupVersion, v.Resources, priority, priority)
+		builtIn[v.GroupVersion] = true
+	}
+	for _, v := range d.custom.Discovery() {
+		if builtIn[v.GroupVersion] {
+			continue // requests for it go to the built-in kinds
+		}
+		s.add(v.GroupVersion, v.Resources, customPriority, customVersionPriority)
+		list := v.List()
+		s.c.version["apis/"+v.String()] = discovery.NewAPIVersionHandler(codecs, v.GroupVersion,
+			discovery.APIResourceListerFunc(func() []metav1.APIResource { return list }))
+	}
+	for _, name := range s.order {
+		plain.AddGroup(*s.byGroup[name])
+		s.c.group[name] = discovery.NewAPIGroupHandler(codecs, *s.byGroup[name])
+	}
+	return s.c
+}
+
+func (s *shelf) add(gv schema.GroupVersion, resources []apidiscovery.APIResourceDiscovery, groupPriority, versionPriority int) {
+	document := apidiscovery.APIVersionDiscovery{Version: gv.Version, Resources: resources, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+	if gv.Group == "" {
+		s.legacy.AddGroupVersion("", document)
+		return
+	}
+	s.groups.AddGroupVersion(gv.Group, document)
+	s.groups.SetGroupVersionPriority(metav1.GroupVersion(gv), groupPriority, versionPriority)
+	named := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+	g, ok := s.byGroup[gv.Group]
+	if !ok {
+		g = &metav1.APIGroup{Name: gv.Group, PreferredVersion: named}
+		s.byGroup[gv.Group] = g
+		s.order = append(s.order, gv.Group)
+	}
+	g.Versions = append(g.Versions, named)
 }

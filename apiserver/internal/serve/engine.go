@@ -39,6 +39,7 @@ type Config struct {
 	Address       string // host:port that discovery advertises
 	// Stored are the resources that can be read as the bytes they are stored in.
 	Stored map[schema.GroupVersionResource]Stored
+	Custom Custom
 }
 
 // New returns the whole handler: filters, gin, dispatch.
@@ -52,7 +53,7 @@ func New(c Config) (http.Handler, error) {
 
 // newEngine registers the fixed paths; the rest is dispatched by shape.
 func newEngine(c Config) (*gin.Engine, error) {
-	openapi, err := newOpenAPI(c.API)
+	openapi, err := newOpenAPI(c.API, c.Custom)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +111,8 @@ func (c Config) paths() []string {
 
 // dispatcher sends discovery and resource paths to their handlers.
 func (c Config) dispatcher() http.Handler {
-	discoverer := newDiscoverer(c.API, c.Address)
-	resources := newReads(c.Stored, newRoutes(c.API))
+	discoverer := newDiscoverer(c.API, c.Custom, c.Address)
+	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(http.NotFoundHandler())))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g, ok := w.(gin.ResponseWriter); ok {
 			w = unset(g)

@@ -3,6 +3,7 @@ package serve
 import (
 	"net/http"
 	"strings"
+	"sync"
 
 	"k8s.io/kube-openapi/pkg/cached"
 	"k8s.io/kube-openapi/pkg/handler"
@@ -36,28 +37,95 @@ func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
-// newOpenAPI serves /openapi/v2 and /openapi/v3. Documents are built when they are
-// first asked for: most servers are never asked for most of them.
-func newOpenAPI(api *kinds.API) (http.Handler, error) {
-	mux := &paths{exact: map[string]http.Handler{}, prefix: map[string]http.Handler{}}
-	v2 := handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
+// openAPI serves /openapi/v2 and /openapi/v3. Documents are built when they are first
+// asked for: most servers are never asked for most of them.
+type openAPI struct {
+	custom  Custom
+	builtIn func() (*spec.Swagger, error)
+	mux     *paths
+	v3      *handler3.OpenAPIService
+
+	mu        sync.Mutex
+	published map[string]string // paths of custom resources' v3 documents and their marks; guarded by mu
+	swagger   swaggerOf         // guarded by mu
+}
+
+// swaggerOf is the v2 document of a generation of definitions.
+type swaggerOf struct {
+	generation any
+	document   *spec.Swagger
+	mark       string
+	err        error
+}
+
+func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
+	o := &openAPI{custom: custom, mux: &paths{exact: map[string]http.Handler{}, prefix: map[string]http.Handler{}},
+		v3: handler3.NewOpenAPIService(), published: map[string]string{}}
+	o.builtIn = sync.OnceValues(func() (*spec.Swagger, error) {
 		doc, err := api.OpenAPIV2()
-		if err != nil {
-			return nil, "", err
+		if err == nil {
+			doc.Definitions = handler.PruneDefaults(doc.Definitions)
 		}
-		doc.Definitions = handler.PruneDefaults(doc.Definitions)
-		return doc, kinds.Upstream, nil
-	})))
-	v2.RegisterOpenAPIVersionedService("/openapi/v2", mux)
-	v3 := handler3.NewOpenAPIService()
-	if err := v3.RegisterOpenAPIV3VersionedService("/openapi/v3", mux); err != nil {
+		return doc, err
+	})
+	v2 := handler.NewOpenAPIServiceLazy(cached.Func(o.merged))
+	v2.RegisterOpenAPIVersionedService("/openapi/v2", o.mux)
+	if err := o.v3.RegisterOpenAPIV3VersionedService("/openapi/v3", o.mux); err != nil {
 		return nil, err
 	}
 	for _, version := range api.Versions {
-		v3.UpdateGroupVersionLazy(version.Path(), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+		o.v3.UpdateGroupVersionLazy(version.Path(), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
 			doc, err := version.OpenAPIV3()
 			return doc, kinds.Upstream + version.Path(), err
 		})))
+		o.published[version.Path()] = kinds.Upstream
 	}
-	return mux, nil
+	return o, nil
+}
+
+func (o *openAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/openapi/v3") {
+		o.publish()
+	}
+	o.mux.ServeHTTP(w, r)
+}
+
+// merged is the v2 document of everything served, merged anew when definitions changed.
+func (o *openAPI) merged() (*spec.Swagger, string, error) {
+	base, err := o.builtIn()
+	if err != nil {
+		return nil, "", err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if generation := o.custom.Generation(); o.swagger.document == nil || o.swagger.generation != generation {
+		o.swagger.generation = generation
+		o.swagger.document, o.swagger.mark, o.swagger.err = o.custom.OpenAPIV2(base)
+	}
+	return o.swagger.document, kinds.Upstream + o.swagger.mark, o.swagger.err
+}
+
+// publish makes the v3 documents those of the present definitions.
+func (o *openAPI) publish() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	present := map[string]bool{}
+	for _, d := range o.custom.OpenAPIV3() {
+		path := "apis/" + d.GroupVersion.String()
+		present[path] = true
+		if _, ok := o.published[path]; ok && o.published[path] == kinds.Upstream || o.published[path] == d.Mark {
+			continue // built in, or not changed
+		}
+		o.published[path] = d.Mark
+		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+			doc, err := d.Build()
+			return doc, d.Mark, err
+		})))
+	}
+	for path, mark := range o.published {
+		if mark != kinds.Upstream && !present[path] {
+			delete(o.published, path)
+			o.v3.DeleteGroupVersion(path)
+		}
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	storeerrors "k8s.io/apiserver/pkg/storage/errors"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/store"
@@ -26,7 +27,12 @@ import (
 type Stored struct {
 	Store      *store.Store
 	Kind       string
+	ListKind   string
 	Namespaced bool
+	// Typed tells that objects in a list say of which kind they are.
+	Typed bool
+	// Retired, if not nil, is closed when watches are to end.
+	Retired <-chan struct{}
 }
 
 // reads answers plain JSON GET, LIST and WATCH with the bytes etcd holds, into which
@@ -35,6 +41,8 @@ type Stored struct {
 // handlers, which decode.
 type reads struct {
 	next    http.Handler
+	custom  Custom
+	builtIn map[schema.GroupVersion]bool
 	stored  map[schema.GroupVersionResource]Stored
 	handler map[schema.GroupVersionResource]http.HandlerFunc
 }
@@ -42,19 +50,32 @@ type reads struct {
 // listParameters are the query parameters that reads understands.
 var listParameters = []string{"resourceVersion", "resourceVersionMatch", "timeoutSeconds", "timeout", "watch", "allowWatchBookmarks", "sendInitialEvents"}
 
-func newReads(stored map[schema.GroupVersionResource]Stored, next http.Handler) *reads {
-	r := &reads{next: next, stored: stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
-	for gvr, s := range stored {
-		scope := "cluster"
-		if s.Namespaced {
-			scope = "namespace"
-		}
-		p := &plain{gvr: gvr, stored: s, head: []byte(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, s.Kind, gvr.GroupVersion()))}
-		for verb, serve := range map[string]http.HandlerFunc{"GET": p.get, "LIST": p.list, "WATCH": p.watch} {
-			r.handler[verbed(gvr, verb)] = metrics.InstrumentHandlerFunc(verb, gvr.Group, gvr.Version, gvr.Resource, "", scope, "apiserver", false, "", serve)
+func newReads(c Config, next http.Handler) *reads {
+	r := &reads{next: next, custom: c.Custom, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
+	for _, v := range c.API.Versions {
+		r.builtIn[v.GroupVersion] = true
+	}
+	for gvr, s := range c.Stored {
+		p := newPlain(gvr, s)
+		for _, verb := range []string{"get", "list", "watch"} {
+			r.handler[verbed(gvr, verb)] = p.handler(verb)
 		}
 	}
 	return r
+}
+
+func newPlain(gvr schema.GroupVersionResource, s Stored) *plain {
+	return &plain{gvr: gvr, stored: s, head: []byte(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, s.Kind, gvr.GroupVersion()))}
+}
+
+// handler serves one verb, counted.
+func (p *plain) handler(verb string) http.HandlerFunc {
+	scope := "cluster"
+	if p.stored.Namespaced {
+		scope = "namespace"
+	}
+	serve := map[string]http.HandlerFunc{"get": p.get, "list": p.list, "watch": p.watch}[verb]
+	return metrics.InstrumentHandlerFunc(strings.ToUpper(verb), p.gvr.Group, p.gvr.Version, p.gvr.Resource, "", scope, "apiserver", false, "", serve)
 }
 
 // verbed makes one map key of a resource and a verb.
@@ -83,10 +104,6 @@ func (r *reads) find(req *http.Request) http.HandlerFunc {
 	if strings.Contains(info.Path, "/watch/") {
 		return nil // the deprecated form
 	}
-	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
-	if s, ok := r.stored[gvr]; !ok || (!s.Namespaced && info.Namespace != "" && info.Resource != "namespaces") {
-		return nil
-	}
 	query := req.URL.Query()
 	switch info.Verb {
 	case "get":
@@ -100,7 +117,30 @@ func (r *reads) find(req *http.Request) http.HandlerFunc {
 	default:
 		return nil
 	}
-	return r.handler[verbed(gvr, strings.ToUpper(info.Verb))]
+	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
+	if s, ok := r.stored[gvr]; ok {
+		if !s.Namespaced && info.Namespace != "" && info.Resource != "namespaces" {
+			return nil
+		}
+		return r.handler[verbed(gvr, info.Verb)]
+	}
+	return r.findCustom(req, info, gvr)
+}
+
+// findCustom finds the handler of a custom resource, which is made for the request:
+// definitions may change at any time.
+func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr schema.GroupVersionResource) http.HandlerFunc {
+	if r.builtIn[gvr.GroupVersion()] {
+		return nil
+	}
+	c, ok := r.custom.Plain(info)
+	if !ok {
+		return nil
+	}
+	for _, text := range c.Warnings {
+		warning.AddWarning(req.Context(), "", text)
+	}
+	return newPlain(gvr, Stored{Store: c.Store, Kind: c.Kind, ListKind: c.ListKind, Namespaced: c.Namespaced, Typed: true, Retired: c.Retired}).handler(info.Verb)
 }
 
 // simple tells that the combination of parameters is one of those without fine print:
@@ -215,7 +255,11 @@ func (p *plain) list(w http.ResponseWriter, req *http.Request) {
 	snap := table.Snapshot()
 	w.Header().Set("Content-Type", "application/json")
 	buf := make([]byte, 0, writeSize+writeSize/4)
-	buf = fmt.Appendf(buf, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`, p.stored.Kind+"List", p.gvr.GroupVersion(), snap.Rev)
+	more := ""
+	if p.stored.Typed {
+		more = `"continue":"",` // as upstream's lists without a Go type say
+	}
+	buf = fmt.Appendf(buf, `{"kind":%q,"apiVersion":%q,"metadata":{%s"resourceVersion":"%d"},"items":[`, p.listKind(), p.gvr.GroupVersion(), more, snap.Rev)
 	first := true
 	snap.Ascend(p.keyPrefix(info), "", func(i *view.Item) bool {
 		if !first {
@@ -235,11 +279,18 @@ func (p *plain) list(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+func (p *plain) listKind() string {
+	if p.stored.ListKind != "" {
+		return p.stored.ListKind
+	}
+	return p.stored.Kind + "List"
+}
+
 // appendItem appends an object the way it stands in a list: without kind and
-// apiVersion, which the list has.
+// apiVersion, which the list has, unless the kind has no Go type.
 func (p *plain) appendItem(dst []byte, i *view.Item) []byte {
 	object := i.Object
-	if len(object) > len(p.head) && string(object[:len(p.head)]) == string(p.head) {
+	if !p.stored.Typed && len(object) > len(p.head) && string(object[:len(p.head)]) == string(p.head) {
 		dst = append(dst, '{')
 		return spliceTail(dst, object[len(p.head):], i.Rev)
 	}

@@ -50,10 +50,11 @@ var namespaceSubresources = []string{"status", "finalize"}
 type routes struct {
 	versions   map[string]map[shape]map[string]restful.RouteFunction
 	serializer runtime.NegotiatedSerializer
+	next       http.Handler // for versions that are not built in
 }
 
-func newRoutes(api *kinds.API) *routes {
-	r := &routes{versions: map[string]map[shape]map[string]restful.RouteFunction{}, serializer: kinds.Codecs()}
+func newRoutes(api *kinds.API, next http.Handler) *routes {
+	r := &routes{versions: map[string]map[shape]map[string]restful.RouteFunction{}, serializer: kinds.Codecs(), next: next}
 	for _, v := range api.Versions {
 		r.versions[v.Path()] = shapesOf(v)
 	}
@@ -90,7 +91,7 @@ func (r *routes) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	shapes, ok := r.versions[strings.Join(segments[:n], "/")]
 	if !ok {
-		http.NotFound(w, req)
+		r.next.ServeHTTP(w, req)
 		return
 	}
 	methods, ok := shapes[shapeOf(segments[n:])]

@@ -129,6 +129,8 @@ func (s *stream) follow(ctx context.Context, cursor *view.Cursor) error {
 			}
 			s.seen = max(s.seen, rev)
 			s.appendBookmark(false)
+		case <-s.p.stored.Retired:
+			return nil // the client comes back and finds the resource as it is now
 		case <-ctx.Done():
 			return nil
 		}

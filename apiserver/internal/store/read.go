@@ -42,7 +42,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if !ok {
 		return s.notFound(key, opts, out)
 	}
-	obj, err := item.Decoded(s.decoder(key))
+	obj, err := item.Decoded(s, s.decoder(key))
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *Store) fill(ctx context.Context, prefix string, src source, opts storag
 		}
 		last = i.Key
 		var obj runtime.Object
-		if obj, err = i.Decoded(s.decoder(i.Key)); err != nil {
+		if obj, err = i.Decoded(s, s.decoder(i.Key)); err != nil {
 			return false
 		}
 		if ok, matchErr := opts.Predicate.Matches(obj); matchErr == nil && ok {

@@ -193,7 +193,7 @@ func (w *watcher) sendEvent(ctx context.Context, e *view.Event) error {
 // sendLast sends the object as it last matched, with the revision of the change that
 // took it away.
 func (w *watcher) sendLast(ctx context.Context, e *view.Event) error {
-	obj, err := e.Prev.Decoded(w.store.decoder(e.Prev.Key))
+	obj, err := e.Prev.Decoded(w.store, w.store.decoder(e.Prev.Key))
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (w *watcher) matches(i *view.Item) (bool, error) {
 	if w.pred.Empty() {
 		return true, nil
 	}
-	obj, err := i.Decoded(w.store.decoder(i.Key))
+	obj, err := i.Decoded(w.store, w.store.decoder(i.Key))
 	if err != nil {
 		return false, err
 	}
@@ -223,7 +223,7 @@ func (w *watcher) matches(i *view.Item) (bool, error) {
 }
 
 func (w *watcher) sendObject(ctx context.Context, kind watch.EventType, i *view.Item) error {
-	obj, err := i.Decoded(w.store.decoder(i.Key))
+	obj, err := i.Decoded(w.store, w.store.decoder(i.Key))
 	if err != nil {
 		return err
 	}

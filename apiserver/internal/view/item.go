@@ -13,6 +13,9 @@ type Item struct {
 	Key    string // etcd key
 	Rev    int64  // mod revision: the object's resourceVersion
 	Object []byte // the stored JSON, without resourceVersion, sealed if its kind is
+	// Created is the revision at which the object was created, 0 if it is deleted or
+	// the item does not come from the view.
+	Created int64
 
 	decoded atomic.Pointer[weak.Pointer[decoded]]
 	frame   atomic.Pointer[weak.Pointer[frame]]
@@ -36,15 +39,19 @@ func (i *Item) Frame(build func() []byte) []byte {
 	return f.bytes
 }
 
-type decoded struct{ obj runtime.Object }
+type decoded struct {
+	obj   runtime.Object
+	owner any
+}
 
-// Decoded returns the object, calling decode unless an earlier result is still there.
+// Decoded returns the object, calling decode unless an earlier result for the same
+// owner is still there: versions of a custom resource share items but not objects.
 // Results are kept until the next garbage collection: long enough for one change to
 // reach all its watchers, without holding every object twice. The result is shared:
 // callers must not change it.
-func (i *Item) Decoded(decode func(object []byte, rev int64) (runtime.Object, error)) (runtime.Object, error) {
+func (i *Item) Decoded(owner any, decode func(object []byte, rev int64) (runtime.Object, error)) (runtime.Object, error) {
 	if w := i.decoded.Load(); w != nil {
-		if d := w.Value(); d != nil {
+		if d := w.Value(); d != nil && d.owner == owner {
 			return d.obj, nil
 		}
 	}
@@ -52,7 +59,7 @@ func (i *Item) Decoded(decode func(object []byte, rev int64) (runtime.Object, er
 	if err != nil {
 		return nil, err
 	}
-	w := weak.Make(&decoded{obj: obj})
+	w := weak.Make(&decoded{obj: obj, owner: owner})
 	i.decoded.Store(&w)
 	return obj, nil
 }

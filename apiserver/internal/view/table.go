@@ -153,6 +153,17 @@ func (t *Table) Rev() int64 {
 	return t.rev
 }
 
+// Generation tells states of a table apart: two calls return the same value only if no
+// object has changed between them.
+type Generation struct{ epoch, next int64 }
+
+// Generation is the present one.
+func (t *Table) Generation() Generation {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return Generation{epoch: t.epoch, next: t.base + int64(len(t.log))}
+}
+
 // apply adds the changes of one revision batch and moves to rev.
 func (t *Table) apply(rev int64, events []Event) {
 	t.mu.Lock()

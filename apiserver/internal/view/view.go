@@ -131,7 +131,7 @@ func (t *Table) previous(key string, pending []Event) *Item {
 }
 
 func itemOf(e *feed.Entry) *Item {
-	return &Item{Key: e.Key.Path(), Rev: e.Rev, Object: e.Object}
+	return &Item{Key: e.Key.Path(), Rev: e.Rev, Object: e.Object, Created: e.CreateRev}
 }
 
 // prefixOf is the table an object belongs to.

@@ -32,22 +32,40 @@ const (
 // ignored resources come and go too fast to be owned or to own.
 var ignored = []schema.GroupResource{{Resource: "events"}, {Group: "events.k8s.io", Resource: "events"}}
 
+// definitions are the kinds that are not built in: a change of one may bring resources.
+var definitions = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
+
+// kindsKey is the key of the work of learning what there is to follow; UIDs have no colon.
+const kindsKey = "kinds:"
+
 type reconciler struct {
 	client metadata.Interface
+	disco  discovery.DiscoveryInterface
 	mapper meta.ResettableRESTMapper
+	source engine.Source
 	graph  *graph
 	c      *engine.Controller
+
+	// followed resources, in whatever version. Only New and the one reconciliation of
+	// kindsKey touch it.
+	followed map[schema.GroupResource]bool
 }
 
 // New returns the controller. It reads the metadata of everything that can be listed,
-// watched and deleted; it deletes objects and edits ownerReferences and finalizers.
+// watched and deleted, also of what comes to be served later; it deletes objects and edits ownerReferences and finalizers.
 // It must be made after the controllers that read the same resources as typed objects.
 func New(client metadata.Interface, disco discovery.DiscoveryInterface, mapper meta.ResettableRESTMapper, source engine.Source, log zerolog.Logger) (*engine.Controller, error) {
-	r := &reconciler{client: client, mapper: mapper, graph: newGraph()}
+	r := &reconciler{client: client, disco: disco, mapper: mapper, source: source, graph: newGraph(), followed: map[schema.GroupResource]bool{}}
 	r.c = engine.NewController(r, workers, log)
-	lists, err := discovery.ServerPreferredResources(disco)
+	return r.c, r.followAll()
+}
+
+// followAll follows every resource that is served and not followed yet. What is no
+// longer served stays followed: it may be served again, and its objects are gone.
+func (r *reconciler) followAll() error {
+	lists, err := discovery.ServerPreferredResources(r.disco)
 	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
-		return nil, fmt.Errorf("%s: discover resources: %w", name, err)
+		return fmt.Errorf("%s: discover resources: %w", name, err)
 	}
 	for _, list := range discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists) {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
@@ -56,15 +74,16 @@ func New(client metadata.Interface, disco discovery.DiscoveryInterface, mapper m
 		}
 		for _, res := range list.APIResources {
 			gvr := gv.WithResource(res.Name)
-			if slices.Contains(ignored, gvr.GroupResource()) {
+			if r.followed[gvr.GroupResource()] || slices.Contains(ignored, gvr.GroupResource()) {
 				continue
 			}
-			if err := r.c.Follow(source.For(gvr, &metav1.PartialObjectMetadata{}), r.see(gvr)); err != nil {
-				return nil, err
+			if err := r.c.Follow(r.source.For(gvr, &metav1.PartialObjectMetadata{}), r.see(gvr)); err != nil {
+				return err
 			}
+			r.followed[gvr.GroupResource()] = true
 		}
 	}
-	return r.c, nil
+	return nil
 }
 
 func (r *reconciler) Name() string { return name }
@@ -77,6 +96,9 @@ func (r *reconciler) see(gvr schema.GroupVersionResource) cache.ResourceEventHan
 			return
 		}
 		r.look(r.graph.put(objectOf(gvr, m)), engine.Revision(obj))
+		if gvr.GroupResource() == definitions {
+			r.c.Enqueue(kindsKey, engine.Revision(obj))
+		}
 	}
 	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    put,
@@ -99,6 +121,10 @@ func (r *reconciler) look(uids []types.UID, rev int64) {
 }
 
 func (r *reconciler) Reconcile(ctx context.Context, key string) error {
+	if key == kindsKey {
+		r.mapper.Reset()
+		return r.followAll()
+	}
 	o := r.graph.get(types.UID(key))
 	switch {
 	case o == nil:

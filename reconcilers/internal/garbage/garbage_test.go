@@ -1,19 +1,26 @@
 package garbage
 
 import (
+	"context"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/fakeapi"
 )
@@ -256,4 +263,71 @@ func TestGraphForgetsAll(t *testing.T) {
 	g.remove("b")
 	require.Empty(t, g.objects)
 	require.Empty(t, g.dependents)
+}
+
+// growing is a server on which ConfigMaps are served later, when a definition says so.
+// Leases stand for definitions.
+type growing struct {
+	discovery.DiscoveryInterface
+	*fakeapi.Server
+	served atomic.Bool
+	run    func(cache.SharedIndexInformer)
+}
+
+func (g *growing) ServerGroups() (*metav1.APIGroupList, error) {
+	list, err := g.DiscoveryInterface.ServerGroups()
+	if err == nil {
+		v := metav1.GroupVersionForDiscovery{GroupVersion: definitions.Group + "/v1", Version: "v1"}
+		list.Groups = append(list.Groups, metav1.APIGroup{Name: definitions.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v})
+	}
+	return list, err
+}
+
+func (g *growing) ServerResourcesForGroupVersion(gv string) (*metav1.APIResourceList, error) {
+	if gv == definitions.Group+"/v1" {
+		return &metav1.APIResourceList{GroupVersion: gv, APIResources: []metav1.APIResource{
+			{Name: definitions.Resource, Kind: "CustomResourceDefinition", Verbs: metav1.Verbs{"delete", "list", "watch"}}}}, nil
+	}
+	list, err := g.DiscoveryInterface.ServerResourcesForGroupVersion(gv)
+	if err == nil && !g.served.Load() {
+		list.APIResources = slices.DeleteFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == configMaps.Resource })
+	}
+	return list, err
+}
+
+// For starts informers that are asked for late, as the bus does.
+func (g *growing) For(gvr schema.GroupVersionResource, obj runtime.Object) cache.SharedIndexInformer {
+	if gvr.GroupResource() == definitions {
+		gvr = coordinationv1.SchemeGroupVersion.WithResource("leases")
+	}
+	informer := g.Server.For(gvr, obj)
+	if gvr == configMaps {
+		g.run(informer)
+	}
+	return informer
+}
+
+func TestKindsThatAreServedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeapi.New()
+		var late sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		defer late.Wait()
+		defer cancel()
+		client := s.Client()
+		g := &growing{DiscoveryInterface: client.Discovery(), Server: s,
+			run: func(i cache.SharedIndexInformer) { late.Go(func() { i.RunWithContext(ctx) }) }}
+		c, err := New(s.Metadata(), g, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery())), g, zerolog.Nop())
+		require.NoError(t, err)
+		fakeapi.Start(t, s, c)
+		owner := secret(s, "owner")
+		dependent(s, "mine", ref(owner))
+		remove(t, s, "owner", metav1.DeletePropagationBackground)
+		require.NotNil(t, configMap(s, "mine"), "its kind is not known")
+
+		g.served.Store(true)
+		fakeapi.Put(s, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "definition"}})
+		fakeapi.Settle()
+		require.Nil(t, configMap(s, "mine"))
+	})
 }
