@@ -35,6 +35,13 @@ type Config struct {
 	// EventTTL is how long Kubernetes Events are kept.
 	EventTTL time.Duration
 
+	// KeyframeEvents is how many changes lie between two keyframes at least: what of
+	// the past has to be read to make a state of it.
+	KeyframeEvents int
+	// PastCacheBytes is about how much memory states of the past take that were asked
+	// for.
+	PastCacheBytes int64
+
 	Etcd *clientv3.Client
 	PKI  *pki.Authority
 	// Bus is where committed changes are published; nil publishes nothing, for tests
@@ -60,6 +67,9 @@ func DefaultConfig() Config {
 		DNS:         netip.MustParseAddr("10.96.0.10"),
 		NodePorts:   "30000-32767",
 		EventTTL:    time.Hour,
+
+		KeyframeEvents: 20_000,
+		PastCacheBytes: 128 << 20,
 	}
 }
 
@@ -80,6 +90,8 @@ func (c Config) Validate() error {
 		return errors.New("apiserver: SealFile is empty")
 	case c.Etcd == nil || c.PKI == nil:
 		return errors.New("apiserver: Etcd and PKI are required")
+	case c.KeyframeEvents < 1 || c.PastCacheBytes < 1:
+		return errors.New("apiserver: KeyframeEvents and PastCacheBytes must be positive")
 	case c.EventTTL < time.Second:
 		return fmt.Errorf("apiserver: EventTTL %s is less than a second", c.EventTTL)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/apiserver/pki"
 )
 
@@ -58,6 +59,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
 		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension.custom,
+		History: s.history,
 	})
 }
 
@@ -128,7 +130,7 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	}
 	installed, err := kinds.Install(kinds.Config{
 		Storage: s.stores, RawStorage: s.stores.raw, Client: s.client, Informers: s.informers, Admission: admit,
-		Authenticator: a.authn, Authorizer: a.authz, FullAuthorizer: a.authz, Rules: a.rules, Tokens: a.tokens, Audiences: audiences,
+		Authenticator: a.authn, Authorizer: readOnlyInPast{a.authz}, FullAuthorizer: a.authz, Rules: readRulesInPast{a.rules}, Instant: view.InstantOf, Tokens: a.tokens, Audiences: audiences,
 		EventTTL: s.cfg.EventTTL, NodePorts: s.cfg.NodePorts,
 		ClusterCA: s.cfg.PKI.CAFile(), KubeletClientCert: kubelet.CertFile, KubeletClientKey: kubelet.KeyFile,
 		Components:      map[string]func() error{"etcd-0": s.etcdHealthy},
@@ -159,8 +161,11 @@ func (s *Server) etcdHealthy() error {
 	return s.pingEtcd(ctx)
 }
 
+// healthKey is read to see whether etcd answers; nothing is there.
+const healthKey = "/rutter/health"
+
 func (s *Server) pingEtcd(ctx context.Context) error {
-	_, err := s.cfg.Etcd.Get(ctx, "/rutter/health")
+	_, err := s.cfg.Etcd.Get(ctx, healthKey)
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -22,10 +23,10 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/apiserver/internal/relay"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
@@ -33,6 +34,7 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/apiserver/pki"
 	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/schemas"
 )
 
 // Server is an API server. Make it with New, run it once with Run.
@@ -41,6 +43,8 @@ type Server struct {
 	feed     *feed.Feed
 	view     *view.View
 	stores   *stores
+	relay    *relay.Relay     // nil without a bus
+	history  *history.History // nil without a bus
 	health   *serve.Health
 	listener net.Listener
 	serving  pki.Pair
@@ -85,6 +89,9 @@ func New(cfg Config) (*Server, error) {
 	s.feed.Subscribe(s.view)
 	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer,
 		opened: map[schema.GroupVersionResource]*store.Store{}}
+	if cfg.Bus != nil {
+		s.keepHistory()
+	}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -129,10 +136,16 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.feed.Run(ctx) })
 	g.Go(func() error { return s.serve(ctx) })
 	if s.cfg.Bus != nil {
-		r := s.newRelay()
-		compactor := relay.NewCompactor(s.cfg.Etcd, s.feed.Revision, r.Position, relay.DefaultCompactorConfig(), s.cfg.Log)
-		g.Go(func() error { return r.Run(ctx) })
+		for _, c := range s.relay.Collectors() {
+			if err := prometheus.Register(c); err != nil {
+				return fmt.Errorf("apiserver: metrics of the relay: %w", err)
+			}
+			defer prometheus.Unregister(c)
+		}
+		compactor := relay.NewCompactor(s.cfg.Etcd, s.feed.Revision, s.relay.Position, relay.DefaultCompactorConfig(), s.cfg.Log)
+		g.Go(func() error { return s.relay.Run(ctx) })
 		g.Go(func() error { return compactor.Run(ctx) })
+		g.Go(func() error { return s.history.Run(ctx, s.feed) })
 	}
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -141,13 +154,41 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-func (s *Server) newRelay() *relay.Relay {
+// keepHistory makes the relay and what answers for the past.
+func (s *Server) keepHistory() {
 	cfg := relay.DefaultConfig()
 	cfg.Recover = s.cfg.RecoverBus
-	r := relay.New(s.cfg.Etcd, s.feed, s.cfg.Bus, cfg, s.cfg.Log)
-	legacyregistry.RawMustRegister(r.Collectors()...)
-	return r
+	cfg.Resynced = func() { s.history.Baseline() }
+	s.relay = relay.New(s.cfg.Etcd, s.feed, s.cfg.Bus, cfg, s.cfg.Log)
+	past := history.DefaultConfig()
+	past.KeyframeEvents, past.CacheBytes = s.cfg.KeyframeEvents, s.cfg.PastCacheBytes
+	s.history = history.New(history.Parts{
+		Bus: s.cfg.Bus, Feed: s.feed, Relay: s.relay, View: s.view, Revision: s.revision, Object: s.objectAt,
+	}, past, s.cfg.Log)
 }
+
+// revision asks etcd for its revision.
+func (s *Server) revision(ctx context.Context) (int64, error) {
+	resp, err := s.cfg.Etcd.Get(ctx, healthKey)
+	if err != nil {
+		return 0, fmt.Errorf("revision of etcd: %w", err)
+	}
+	return resp.Header.Revision, nil
+}
+
+// objectAt reads what etcd has stored at a revision.
+func (s *Server) objectAt(ctx context.Context, key schemas.Key, rev int64) ([]byte, error) {
+	resp, err := s.cfg.Etcd.Get(ctx, key.Path(), clientv3.WithRev(rev))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read %s at revision %d: %w", key, rev, err)
+	case len(resp.Kvs) == 0:
+		return nil, fmt.Errorf("read %s at revision %d: %w", key, rev, errNotStored)
+	}
+	return schemas.ObjectOf(resp.Kvs[0].Value)
+}
+
+var errNotStored = errors.New("etcd has no such object")
 
 // Truth is what etcd says the event stream should hold, for verification.
 func Truth(etcd *clientv3.Client) bus.Truth { return relay.NewTruth(etcd) }

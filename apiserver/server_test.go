@@ -99,7 +99,7 @@ func startAlone() (*cluster, func() error, error) {
 
 // start runs an API server on the cluster's etcd and fills in the rest. The function it
 // returns stops it, whether it came up or not.
-func (c *cluster) start(pkiDir, id string) (func() error, error) {
+func (c *cluster) start(pkiDir, id string, change ...func(*apiserver.Config)) (func() error, error) {
 	nothing := func() error { return nil }
 	var err error
 	if c.ca, err = pki.Load(pkiDir, "test"); err != nil {
@@ -109,6 +109,9 @@ func (c *cluster) start(pkiDir, id string) (func() error, error) {
 	cfg.ID, cfg.Listen, cfg.Advertise = id, "127.0.0.1:0", netip.MustParseAddr("192.0.2.1")
 	cfg.SealFile = c.sealFile
 	cfg.Etcd, cfg.PKI, cfg.Log = c.etcd, c.ca, zerolog.Nop()
+	for _, f := range change {
+		f(&cfg)
+	}
 	if c.server, err = apiserver.New(cfg); err != nil {
 		return nothing, err
 	}
@@ -305,6 +308,7 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"no etcd":              {func(c *apiserver.Config) { c.Etcd = nil }, "Etcd and PKI are required"},
 		"no pki":               {func(c *apiserver.Config) { c.PKI = nil }, "Etcd and PKI are required"},
 		"events for a moment":  {func(c *apiserver.Config) { c.EventTTL = time.Millisecond }, "EventTTL"},
+		"no keyframes":         {func(c *apiserver.Config) { c.KeyframeEvents = 0 }, "KeyframeEvents"},
 		"node ports backwards": {func(c *apiserver.Config) { c.NodePorts = "ten" }, "NodePorts"},
 	} {
 		t.Run(name, func(t *testing.T) {

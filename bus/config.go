@@ -129,16 +129,19 @@ type StreamsConfig struct {
 	// ArchiveBytes and ArchiveAge bound how far the past can be read.
 	ArchiveBytes int64
 	ArchiveAge   time.Duration
+	// KeyframeBytes bounds the whole states that are kept beside the archive.
+	KeyframeBytes int64
 }
 
 // DefaultStreamsConfig fits a single machine with a small disk.
 func DefaultStreamsConfig() StreamsConfig {
 	return StreamsConfig{
-		Replicas:     1,
-		HistoryBytes: 512 << 20,
-		HistoryAge:   12 * time.Hour,
-		ArchiveBytes: 2 << 30,
-		ArchiveAge:   30 * 24 * time.Hour,
+		Replicas:      1,
+		HistoryBytes:  512 << 20,
+		HistoryAge:    12 * time.Hour,
+		ArchiveBytes:  2 << 30,
+		ArchiveAge:    30 * 24 * time.Hour,
+		KeyframeBytes: 1 << 30,
 	}
 }
 
@@ -147,7 +150,7 @@ func (c StreamsConfig) Validate() error {
 	switch {
 	case c.Replicas < 1:
 		return errors.New("bus: streams need at least one replica")
-	case c.HistoryBytes <= 0 || c.ArchiveBytes <= 0:
+	case c.HistoryBytes <= 0 || c.ArchiveBytes <= 0 || c.KeyframeBytes <= 0:
 		return errors.New("bus: stream sizes must be positive")
 	case c.HistoryAge < time.Second || c.ArchiveAge < c.HistoryAge:
 		return errors.New("bus: history must be kept for a second at least, and the archive for as long as history")

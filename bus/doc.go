@@ -13,6 +13,8 @@
 //	ARCHIVE  the past, compressed                  taps and logs read here
 //	LASTN    the last message of every node route  node agents check it
 //
+// Beside them, an object store holds keyframes: whole states from which ARCHIVE goes on.
+//
 // Nothing here is a truth. Whatever the streams lose, the relay makes again from
 // etcd, or names as a gap.
 //

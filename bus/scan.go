@@ -21,9 +21,10 @@ const (
 
 // scan describes one pass over the messages of a stream.
 type scan struct {
-	stream string
-	filter string
-	name   string // of the consumer; "" for a random one
+	stream  string
+	filter  string
+	filters []string // instead of filter: several that don't overlap
+	name    string   // of the consumer; "" for a random one
 	// Where the pass begins: at a sequence, at a time, after the last message of
 	// now, or at the last message of every subject. By default, at the first.
 	from           uint64
@@ -89,7 +90,7 @@ func (e *scanError) Unwrap() error { return e.err }
 
 func (s *scan) config(name string) jetstream.ConsumerConfig {
 	cfg := jetstream.ConsumerConfig{
-		Name: name, FilterSubject: s.filter, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
+		Name: name, FilterSubject: s.filter, FilterSubjects: s.filters, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 	}

@@ -59,6 +59,9 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 		}
 		made.Partial = made.Partial || partial
 	}
+	if err := c.makeKeyframes(ctx); err != nil {
+		return Streams{}, err
+	}
 	info, err := c.existing(ctx, StreamRelay)
 	if err != nil {
 		return Streams{}, err
@@ -224,7 +227,7 @@ func (c *Client) statePartial(ctx context.Context, have *jetstream.StreamInfo) (
 // DropStreams deletes all streams. What they held can be made again from etcd,
 // except for the past.
 func (c *Client) DropStreams(ctx context.Context) error {
-	for _, name := range []string{StreamState, StreamLastN, StreamArchive, StreamRelay, StreamHistory} {
+	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamArchive, StreamRelay, StreamHistory} {
 		if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("bus: delete stream %s: %w", name, err)
 		}

@@ -2,13 +2,10 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -100,10 +97,7 @@ func (c *Client) tail(ctx context.Context, s scan, sinceRev int64, to chan<- sch
 		if last.Rev == 0 && next.Rev <= sinceRev {
 			return nil // nothing that was asked for
 		}
-		return send(schemas.Event{
-			Rev: next.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: max(last.Rev, sinceRev-1), Epoch: next.Epoch,
-			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`),
-		})
+		return send(trimmedGap(max(last.Rev, sinceRev-1), next))
 	}
 	return c.scan(ctx, s, func(e schemas.Event) error {
 		if e.Rev < sinceRev && e.Type != schemas.Gap {
@@ -128,39 +122,12 @@ func (c *Client) startAt(ctx context.Context, s *scan, rev int64) error {
 		s.from = head.Seq + 1
 		return nil
 	}
-	s.from, err = c.sequenceOf(ctx, rev, head)
+	_, behind, err := c.Divide(ctx, func(e schemas.Event) bool { return e.Rev >= rev })
+	if s.from = behind.Seq; s.from == 0 {
+		s.from = head.Seq + 1
+	}
 	s.trimmed = head.Trimmed && s.from <= head.First
 	return err
-}
-
-// sequenceOf finds the first message of ARCHIVE at or after a revision.
-func (c *Client) sequenceOf(ctx context.Context, rev int64, head Position) (uint64, error) {
-	stream, err := c.js.Stream(ctx, StreamArchive)
-	if err != nil {
-		return 0, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
-	}
-	low, high := head.First, head.Seq+1
-	for low < high {
-		middle := low + (high-low)/2
-		msg, err := stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(schemas.AllObjects))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			high = middle
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("bus: message %d of %s: %w", middle, StreamArchive, explain(err))
-		}
-		e, err := parseStored(msg)
-		if err != nil {
-			return 0, err
-		}
-		if e.Rev >= rev {
-			high = middle
-		} else {
-			low = e.Seq + 1
-		}
-	}
-	return low, nil
 }
 
 // Log calls fn for every change of one object that ARCHIVE holds, oldest first,

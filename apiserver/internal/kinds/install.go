@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sort"
@@ -51,6 +52,9 @@ type Config struct {
 	// Components answer componentstatuses, by name; optional.
 	Components map[string]func() error
 
+	// Instant tells as of when a request reads, and whether that is the past.
+	Instant func(ctx context.Context) (time.Time, bool)
+
 	MaxRequestBytes   int64
 	MinRequestTimeout time.Duration // least time a watch without timeoutSeconds lives
 }
@@ -77,6 +81,11 @@ func Install(c Config) (*API, error) {
 	all, err := c.storages()
 	if err != nil {
 		return nil, err
+	}
+	for _, resources := range all {
+		for _, storage := range resources {
+			ageTables(storage, c.Instant)
+		}
 	}
 	openAPI := sync.OnceValue(v3Config) // the definitions of all kinds are large: make them once
 	types, err := typeConverter(openAPI(), all)

@@ -63,6 +63,8 @@ func (r *Relay) moveTo(rev int64) {
 	}
 	r.position = rev
 	r.metrics.position.Set(float64(rev))
+	close(r.advanced)
+	r.advanced = make(chan struct{})
 	select {
 	case r.moved <- struct{}{}:
 	default:

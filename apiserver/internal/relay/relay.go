@@ -30,6 +30,8 @@ type Config struct {
 	// Recover, if set, is called when the bus has no streams. The embedded server's
 	// method of that name brings them back after the disk was full.
 	Recover func() error
+	// Resynced, if set, is called when a gap was closed.
+	Resynced func()
 }
 
 // DefaultConfig is what a production API server uses.
@@ -59,6 +61,7 @@ type Relay struct {
 	acked    uint64        // all up to this sequence is stored; guarded by mu
 	marks    []mark        // published but not yet stored, in order; guarded by mu
 	moved    chan struct{} // has room for one; wakes the checkpoint writer
+	advanced chan struct{} // closed and replaced when position moves; guarded by mu
 }
 
 // mark says that once seq is stored, everything up to rev is.
@@ -72,7 +75,7 @@ type mark struct {
 func New(cli *clientv3.Client, f *feed.Feed, c *bus.Client, cfg Config, log zerolog.Logger) *Relay {
 	return &Relay{
 		cfg: cfg, cli: cli, feed: f, bus: c, log: log.With().Str("component", "relay").Logger(),
-		metrics: newMetrics(), moved: make(chan struct{}, 1),
+		metrics: newMetrics(), moved: make(chan struct{}, 1), advanced: make(chan struct{}),
 	}
 }
 
@@ -82,6 +85,23 @@ func (r *Relay) Position() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.position
+}
+
+// WaitFor returns when everything up to rev is stored in HISTORY.
+func (r *Relay) WaitFor(ctx context.Context, rev int64) error {
+	for {
+		r.mu.Lock()
+		position, advanced := r.position, r.advanced
+		r.mu.Unlock()
+		if position >= rev {
+			return nil
+		}
+		select {
+		case <-advanced:
+		case <-ctx.Done():
+			return fmt.Errorf("history is at revision %d, not yet at %d: %w", position, rev, ctx.Err())
+		}
+	}
 }
 
 // Run relays until ctx ends, and then returns nil.

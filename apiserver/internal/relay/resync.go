@@ -53,6 +53,9 @@ func (r *Relay) resync(ctx context.Context, at resume) (resume, error) {
 		return resume{}, err
 	}
 	r.log.Info().Int64("rev", rev).Int("messages", len(messages)).Msg("resync closed")
+	if r.cfg.Resynced != nil {
+		r.cfg.Resynced()
+	}
 	return resume{seq: at.seq + uint64(len(messages)) + 1, rev: rev + 1, epoch: at.epoch}, nil
 }
 

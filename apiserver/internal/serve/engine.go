@@ -18,6 +18,7 @@ import (
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
 
@@ -40,6 +41,8 @@ type Config struct {
 	// Stored are the resources that can be read as the bytes they are stored in.
 	Stored map[schema.GroupVersionResource]Stored
 	Custom Custom
+	// History answers for the past; nil if there is no event bus.
+	History *history.History
 }
 
 // New returns the whole handler: filters, gin, dispatch.
@@ -61,7 +64,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e := gin.New()
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
 	e.UseRawPath, e.UnescapePathValues = true, true
-	for _, name := range []string{"/healthz", "/livez", "/readyz"} {
+	for _, name := range []string{"/healthz", "/history/events", "/history/instant", "/history/status", "/livez", "/readyz"} {
 		e.GET(name, gin.WrapH(c.Health.handler(name)))
 		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
 	}
@@ -102,7 +105,7 @@ func profile(w http.ResponseWriter, r *http.Request) {
 
 // paths is what GET / lists.
 func (c Config) paths() []string {
-	paths := []string{"/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	paths := []string{"/api", "/apis", "/healthz", "/history/events", "/history/instant", "/history/status", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
 	for _, v := range c.API.Versions {
 		paths = append(paths, "/"+v.Path())
 	}
@@ -140,10 +143,16 @@ func RequestInfo() *request.RequestInfoFactory {
 // chain wraps the handler in the filters, the last named the first to run.
 func (c Config) chain(h http.Handler) http.Handler {
 	codecs := kinds.Codecs()
-	longRunning := serverfilters.BasicLongRunningRequestCheck(
+	basic := serverfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	longRunning := func(r *http.Request, info *request.RequestInfo) bool {
+		return info.Path == historyEvents || basic(r, info)
+	}
 	h = withOrigin(h)
+	h = c.withPast(h)
 	h = filters.WithAuthorization(h, c.Authorizer, codecs)
+	h = withReadOnly(h)
+	h = c.withHistory(h)
 	h = serverfilters.WithMaxInFlightLimit(h, maxReadsInFlight, maxWritesInFlight, longRunning)
 	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
 	h = filters.WithAuthentication(h, c.Authenticator, filters.Unauthorized(codecs), c.Audiences, nil)
@@ -156,5 +165,5 @@ func (c Config) chain(h http.Handler) http.Handler {
 	h = filters.WithRequestInfo(h, RequestInfo())
 	h = filters.WithRequestReceivedTimestamp(h)
 	h = serverfilters.WithPanicRecovery(h, RequestInfo())
-	return filters.WithAuditInit(h)
+	return withVisit(filters.WithAuditInit(h))
 }

@@ -57,8 +57,11 @@ func (p *plain) watch(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	s.flush()
-	cursor, err := s.begin(ctx, query)
+	cursor, stop, err := s.begin(ctx, query)
 	utilflowcontrol.WatchInitialized(ctx) // the costly part is over
+	if stop != nil {
+		defer func() { cancel(); stop() }()
+	}
 	if err == nil {
 		err = s.follow(ctx, cursor)
 	}
@@ -67,19 +70,22 @@ func (p *plain) watch(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// begin sends the initial state if one is due and returns where to go on.
-func (s *stream) begin(ctx context.Context, query url.Values) (*view.Cursor, error) {
+// begin sends the initial state if one is due and returns where to go on, and if not nil
+// what to call in the end.
+func (s *stream) begin(ctx context.Context, query url.Values) (view.Follower, func(), error) {
 	rv := query.Get("resourceVersion")
 	initial := query.Has("sendInitialEvents")
 	if rev, err := strconv.ParseInt(rv, 10, 64); err == nil && rev > 0 && !initial {
 		s.sent, s.seen = rev, rev
-		return s.p.stored.Store.Table().Cursor(rev)
+		return s.p.stored.Store.Follow(ctx, rev)
 	}
-	table, err := s.p.stored.Store.Fresh(ctx, rv)
+	if _, err := s.p.stored.Store.Fresh(ctx, rv); err != nil {
+		return nil, nil, err
+	}
+	snap, cursor, stop, err := s.p.stored.Store.SnapshotAndFollow(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	snap, cursor := table.SnapshotAndCursor()
 	s.sent, s.seen = snap.Rev, snap.Rev
 	snap.Ascend(s.prefix, "", func(i *view.Item) bool {
 		s.buf = appendFrame(s.buf, "ADDED", i)
@@ -94,10 +100,10 @@ func (s *stream) begin(ctx context.Context, query url.Values) (*view.Cursor, err
 	if err == nil {
 		err = s.write()
 	}
-	return cursor, err
+	return cursor, stop, err
 }
 
-func (s *stream) follow(ctx context.Context, cursor *view.Cursor) error {
+func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 	var timer *time.Timer
 	var due <-chan time.Time
 	if s.bookmarks {
@@ -107,6 +113,9 @@ func (s *stream) follow(ctx context.Context, cursor *view.Cursor) error {
 	}
 	for {
 		events, seen, more, err := cursor.Poll(pollLimit)
+		if errors.Is(err, view.ErrEnd) {
+			return s.finish(seen)
+		}
 		if err != nil {
 			return err
 		}
@@ -123,7 +132,7 @@ func (s *stream) follow(ctx context.Context, cursor *view.Cursor) error {
 		case <-more:
 		case <-due:
 			timer.Reset(untilBookmark(ctx))
-			rev := s.p.stored.Store.Table().Rev()
+			rev := s.p.stored.Store.Newest(ctx)
 			if cursor.Behind() {
 				continue // there is news; the bookmark would overtake it
 			}
@@ -135,6 +144,14 @@ func (s *stream) follow(ctx context.Context, cursor *view.Cursor) error {
 			return nil
 		}
 	}
+}
+
+// finish ends the replay of a past with a bookmark that says so.
+func (s *stream) finish(seen int64) error {
+	if s.seen = max(s.seen, seen); s.bookmarks {
+		s.appendBookmark(false)
+	}
+	return s.write()
 }
 
 func untilBookmark(ctx context.Context) time.Duration {

@@ -20,7 +20,7 @@ func (s *Store) Sealed() bool { return s.cfg.Sealer != nil }
 // Fresh returns the view's table once it is as new as resourceVersion asks: "" as new
 // as etcd is now, "0" as it is, N at least N (the API's "not older than").
 func (s *Store) Fresh(ctx context.Context, resourceVersion string) (*view.Table, error) {
-	return s.table, s.waitForList(ctx, storage.ListOptions{ResourceVersion: resourceVersion})
+	return s.tableOf(ctx), s.waitForList(ctx, storage.ListOptions{ResourceVersion: resourceVersion})
 }
 
 // Table is the view's table as it is.
@@ -31,7 +31,7 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 	if err := s.checkKey(key); err != nil {
 		return nil, err
 	}
-	if resourceVersion == "" {
+	if resourceVersion == "" && view.PastOf(ctx) == nil {
 		resp, err := s.cfg.Client.Get(ctx, key)
 		if err != nil {
 			return nil, fmt.Errorf("get %s: %w", key, err)
@@ -49,7 +49,7 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 	if err := s.waitAtLeast(ctx, int64(rev)); err != nil {
 		return nil, err
 	}
-	item, ok := s.table.Get(key)
+	item, ok := s.tableOf(ctx).Get(key)
 	if !ok {
 		return nil, storage.NewKeyNotFoundError(key, 0)
 	}

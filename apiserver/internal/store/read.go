@@ -28,7 +28,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err := s.checkKey(key); err != nil {
 		return err
 	}
-	if opts.ResourceVersion == "" {
+	if opts.ResourceVersion == "" && view.PastOf(ctx) == nil {
 		return s.getLatest(ctx, key, opts, out)
 	}
 	rev, err := s.versioner.ParseResourceVersion(opts.ResourceVersion)
@@ -38,7 +38,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err := s.waitAtLeast(ctx, int64(rev)); err != nil {
 		return err
 	}
-	item, ok := s.table.Get(key)
+	item, ok := s.tableOf(ctx).Get(key)
 	if !ok {
 		return s.notFound(key, opts, out)
 	}
@@ -74,7 +74,7 @@ func (s *Store) notFound(key string, opts storage.GetOptions, out runtime.Object
 // waitAtLeast waits until the view is at rev; a revision that etcd has not reached
 // yet is refused after the API's usual patience.
 func (s *Store) waitAtLeast(ctx context.Context, rev int64) error {
-	if rev == 0 || s.table.Rev() >= rev {
+	if rev == 0 || s.tableOf(ctx).Rev() >= rev {
 		return nil
 	}
 	current, err := s.currentRev(ctx)
@@ -88,14 +88,20 @@ func (s *Store) waitAtLeast(ctx context.Context, rev int64) error {
 }
 
 func (s *Store) wait(ctx context.Context, rev int64) error {
+	if view.PastOf(ctx) != nil {
+		return nil // it is all there
+	}
 	if err := s.cfg.View.WaitFor(ctx, rev); err != nil {
 		return storage.NewTimeoutError(s.cfg.Prefix, fmt.Sprintf("view has not reached revision %d: %v", rev, err))
 	}
 	return nil
 }
 
-// currentRev asks etcd, linearizable.
+// currentRev asks etcd, linearizable. In the past it is the past's.
 func (s *Store) currentRev(ctx context.Context) (int64, error) {
+	if past := view.PastOf(ctx); past != nil {
+		return past.Rev, nil
+	}
 	resp, err := s.cfg.Client.Get(ctx, s.cfg.Prefix, clientv3.WithCountOnly())
 	if err != nil {
 		return 0, fmt.Errorf("current revision: %w", err)
@@ -192,7 +198,7 @@ func (s *Store) source(ctx context.Context, prefix string, opts storage.ListOpti
 	if err := s.waitForList(ctx, opts); err != nil {
 		return source{}, err
 	}
-	snap := s.table.Snapshot()
+	snap := s.tableOf(ctx).Snapshot()
 	return source{rev: snap.Rev, from: from, ascend: snap.Ascend, count: snap.CountFrom}, nil
 }
 
@@ -215,8 +221,11 @@ func (s *Store) waitForList(ctx context.Context, opts storage.ListOptions) error
 
 // sourceAt reads one exact revision.
 func (s *Store) sourceAt(ctx context.Context, prefix string, rev int64, from string, continued bool) (source, error) {
-	if snap := s.table.Snapshot(); snap.Rev == rev {
+	if snap := s.tableOf(ctx).Snapshot(); snap.Rev == rev {
 		return source{rev: rev, from: from, ascend: snap.Ascend, count: snap.CountFrom}, nil
+	}
+	if past := view.PastOf(ctx); past != nil {
+		return source{}, otherRevision(rev, past.Rev)
 	}
 	start := max(prefix, from)
 	var items []*view.Item

@@ -77,6 +77,9 @@ type state struct {
 
 // Create implements storage.Interface. ttl is in seconds, 0 for no expiry.
 func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
+	if view.PastOf(ctx) != nil {
+		return errPast
+	}
 	if rev, err := s.versioner.ObjectResourceVersion(obj); err == nil && rev != 0 {
 		return storage.ErrResourceVersionSetOnCreate
 	}
@@ -103,6 +106,9 @@ func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object,
 // Delete implements storage.Interface. The delete and its header are one transaction.
 func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions,
 	validate storage.ValidateObjectFunc, cached runtime.Object, _ storage.DeleteOptions) error {
+	if view.PastOf(ctx) != nil {
+		return errPast
+	}
 	if _, err := conversion.EnforcePtr(out); err != nil {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
@@ -149,6 +155,9 @@ func (s *Store) checkDelete(ctx context.Context, key string, st state, precondit
 // write if nobody was faster, else again with what is there now.
 func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.Object, ignoreNotFound bool,
 	preconditions *storage.Preconditions, tryUpdate storage.UpdateFunc, cached runtime.Object) error {
+	if view.PastOf(ctx) != nil {
+		return errPast
+	}
 	if _, err := conversion.EnforcePtr(dest); err != nil {
 		return fmt.Errorf("update %s: %w", key, err)
 	}

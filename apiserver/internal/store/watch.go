@@ -66,8 +66,11 @@ func (w *watcher) Stop()                          { w.cancel() }
 func (w *watcher) run(ctx context.Context, rev int64) {
 	defer close(w.out)
 	defer w.cancel()
-	cursor, err := w.start(ctx, rev)
+	cursor, stop, err := w.start(ctx, rev)
 	utilflowcontrol.WatchInitialized(ctx) // the costly part is over
+	if stop != nil {
+		defer func() { w.cancel(); stop() }()
+	}
 	if err == nil {
 		err = w.follow(ctx, cursor)
 	}
@@ -80,21 +83,24 @@ func (w *watcher) run(ctx context.Context, rev int64) {
 	}
 }
 
-// start sends the initial state if one is due and returns where to go on.
-func (w *watcher) start(ctx context.Context, rev int64) (*view.Cursor, error) {
+// start sends the initial state if one is due and returns where to go on, and if not nil
+// what to call in the end.
+func (w *watcher) start(ctx context.Context, rev int64) (view.Follower, func(), error) {
 	synthetic := w.initial || (w.opts.SendInitialEvents == nil && rev == 0)
 	if !synthetic && rev != 0 {
-		return w.store.table.Cursor(rev)
+		return w.store.Follow(ctx, rev)
 	}
 	if err := w.store.waitForList(ctx, w.opts); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	snap, cursor := w.store.table.SnapshotAndCursor()
+	snap, cursor, stop, err := w.store.SnapshotAndFollow(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	w.sent, w.seen = snap.Rev, snap.Rev
 	if !synthetic {
-		return cursor, nil
+		return cursor, stop, nil
 	}
-	var err error
 	snap.Ascend(w.prefix, "", func(i *view.Item) bool {
 		if !w.opts.Recursive && i.Key != w.prefix {
 			return false
@@ -102,20 +108,20 @@ func (w *watcher) start(ctx context.Context, rev int64) (*view.Cursor, error) {
 		err = w.sendObject(ctx, watch.Added, i)
 		return err == nil
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && w.initial && w.pred.AllowWatchBookmarks {
+		err = w.sendBookmark(ctx, true)
 	}
-	if w.initial && w.pred.AllowWatchBookmarks {
-		return cursor, w.sendBookmark(ctx, true)
-	}
-	return cursor, nil
+	return cursor, stop, err
 }
 
-func (w *watcher) follow(ctx context.Context, cursor *view.Cursor) error {
+func (w *watcher) follow(ctx context.Context, cursor view.Follower) error {
 	bookmark, stop := w.bookmarks(ctx)
 	defer stop()
 	for {
 		events, seen, more, err := cursor.Poll(watchBatch)
+		if errors.Is(err, view.ErrEnd) {
+			return w.finish(ctx, seen)
+		}
 		if err != nil {
 			return err
 		}
@@ -131,7 +137,7 @@ func (w *watcher) follow(ctx context.Context, cursor *view.Cursor) error {
 		select {
 		case <-more:
 		case <-bookmark:
-			rev := w.store.table.Rev()
+			rev := w.store.Newest(ctx)
 			if cursor.Behind() {
 				continue // there is news; the bookmark would overtake it
 			}
@@ -143,6 +149,15 @@ func (w *watcher) follow(ctx context.Context, cursor *view.Cursor) error {
 			return nil
 		}
 	}
+}
+
+// finish ends the replay of a past with a bookmark that says so.
+func (w *watcher) finish(ctx context.Context, seen int64) error {
+	w.seen = max(w.seen, seen)
+	if !w.pred.AllowWatchBookmarks {
+		return nil
+	}
+	return w.sendBookmark(ctx, false)
 }
 
 // bookmarks ticks when a bookmark is due; never if none were asked for.

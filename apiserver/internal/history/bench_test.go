@@ -1,0 +1,203 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/view"
+	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// go test ./apiserver/internal/history -run '^$' -bench . -benchtime 20x -count 10 | benchstat -
+const (
+	benchEvents  = 1_000_000
+	benchObjects = 10_000
+	benchBody    = 1800
+)
+
+// upToDate is a feed and a relay that never lag.
+type upToDate struct{ rev int64 }
+
+func (u *upToDate) Revision() int64                        { return u.rev }
+func (u *upToDate) WaitFor(context.Context, int64) error   { return nil }
+func (u *upToDate) current(context.Context) (int64, error) { return u.rev, nil }
+
+// benchLog is a history of random changes, with its keyframes.
+type benchLog struct {
+	*History
+	client *bus.Client
+	window *bus.Window
+	live   *upToDate
+	view   *view.View
+	first  int64
+	epoch  string
+	rng    *rand.Rand
+	filler string
+}
+
+func newBenchLog(b *testing.B, events int) *benchLog {
+	b.Helper()
+	cfg := bus.DefaultServerConfig(b.TempDir())
+	cfg.MaxStore = 40 << 30
+	server, err := bus.NewServer(cfg, zerolog.Nop())
+	require.NoError(b, err)
+	require.NoError(b, server.Start(b.Context()))
+	b.Cleanup(server.Close)
+	streams := bus.DefaultStreamsConfig()
+	streams.ArchiveBytes = 16 << 30
+	l := &benchLog{live: &upToDate{rev: 1}, rng: rand.New(rand.NewPCG(1, 2)), filler: filler()}
+	l.client, err = bus.Connect(b.Context(), bus.ClientConfig{Name: "bench", Server: server, Streams: streams}, zerolog.Nop())
+	require.NoError(b, err)
+	b.Cleanup(l.client.Close)
+	made, err := l.client.MakeStreams(b.Context(), 1, 1)
+	require.NoError(b, err)
+	l.epoch = made.Epoch
+	head, err := l.client.Head(b.Context(), bus.StreamHistory)
+	require.NoError(b, err)
+	l.window, err = l.client.OpenWindow(head.Seq, bus.DefaultWindow, nil)
+	require.NoError(b, err)
+	b.Cleanup(l.window.Close)
+	l.view = view.New(l.live.WaitFor)
+	l.History = New(Parts{Bus: l.client, Feed: l.live, Relay: l.live, View: l.view, Revision: l.live.current}, DefaultConfig(), zerolog.Nop())
+	l.first = l.live.rev + 1
+	for n := range events {
+		key := n
+		if n >= benchObjects {
+			key = l.rng.IntN(benchObjects)
+		}
+		l.write1(b, key)
+		if (n+1)%DefaultConfig().KeyframeEvents == 0 {
+			l.settleAll(b)
+			held, err := l.look(b.Context())
+			require.NoError(b, err)
+			require.NoError(b, l.write(b.Context(), held))
+		}
+	}
+	l.settleAll(b)
+	return l
+}
+
+func (l *benchLog) settleAll(b *testing.B) {
+	b.Helper()
+	require.NoError(b, l.window.Flush(b.Context()))
+	require.NoError(b, l.client.WaitMirror(b.Context(), bus.StreamArchive))
+}
+
+// filler makes objects as long as pods are, and no easier to compress.
+func filler() string {
+	rng := rand.New(rand.NewPCG(3, 4))
+	var s strings.Builder
+	for s.Len() < benchBody {
+		fmt.Fprintf(&s, `"field%d":"%x",`, rng.IntN(90), rng.Uint32())
+	}
+	return s.String()
+}
+
+func (l *benchLog) write1(b *testing.B, n int) {
+	b.Helper()
+	l.live.rev++
+	key := schemas.Key{Resource: "pods", Namespace: "default", Name: fmt.Sprint("pod-", n)}
+	object := fmt.Appendf(nil, `{"kind":"Pod","apiVersion":"v1","metadata":{"name":%q,"namespace":"default"},"spec":{%s"rev":%d}}`, key.Name, l.filler, l.live.rev)
+	header := schemas.Header{V: 1, Time: time.Now().UTC(), Verb: "update", User: "system:serviceaccount:kube-system:bench", Manager: "bench", Agent: "bench/1.0", Request: "6ac1f3f6-7a2d-4f42-9f53-cd83f3d9c8aa"}
+	e := schemas.Event{Rev: l.live.rev, Cnt: 1, Type: schemas.Modified, Key: key, PrevRev: l.live.rev - 1, Header: header, Object: object, Epoch: l.epoch}
+	require.NoError(b, l.window.Publish(b.Context(), key.Subject(), e, 0))
+	l.view.Apply(feed.Batch{Rev: e.Rev, Entries: []feed.Entry{{Rev: e.Rev, Cnt: 1, Key: key, Type: feed.Modified, Object: object}}})
+}
+
+// cpu is the processor time that this process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func BenchmarkPast(b *testing.B) {
+	l := newBenchLog(b, benchEvents)
+	instant := func() Instant {
+		rev := l.first + benchObjects + l.rng.Int64N(l.live.rev-l.first-benchObjects)
+		return Instant{Rev: rev, Time: time.Now()}
+	}
+	b.Run("first answer", func(b *testing.B) {
+		var took []time.Duration
+		for b.Loop() {
+			l.states = newStates(DefaultConfig().CacheBytes)
+			i := instant()
+			started := time.Now()
+			found, err := l.Resolve(b.Context(), Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev})
+			require.NoError(b, err)
+			past, err := l.At(b.Context(), found)
+			require.NoError(b, err)
+			require.Equal(b, benchObjects, past.Objects)
+			took = append(took, time.Since(started))
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-p50")
+		b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
+	})
+	b.Run("repeated answer", func(b *testing.B) {
+		i := instant()
+		p := Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev}
+		for b.Loop() {
+			found, err := l.Resolve(b.Context(), p)
+			require.NoError(b, err)
+			_, err = l.At(b.Context(), found)
+			require.NoError(b, err)
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/1000, "ms/answer")
+	})
+	b.Run("replay", func(b *testing.B) {
+		n, used := 0, cpu(b)
+		for b.Loop() {
+			err := l.client.ReadRange(b.Context(), bus.Range{}, func(schemas.Event) error { n++; return nil })
+			require.NoError(b, err)
+		}
+		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+		b.ReportMetric(float64(n)/(cpu(b)-used).Seconds(), "events/s/core")
+	})
+	b.Run("live alone", func(b *testing.B) { l.live1(b) })
+	b.Run("live beside a replay", func(b *testing.B) {
+		ctx, cancel := context.WithCancel(b.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil {
+				_ = l.client.ReadRange(ctx, bus.Range{}, func(schemas.Event) error { return ctx.Err() }) // it is cut off
+			}
+		}()
+		l.live1(b)
+		cancel()
+		<-done
+	})
+}
+
+// live1 measures how long it takes the log to take a change, at 500 changes a second.
+func (l *benchLog) live1(b *testing.B) {
+	b.Helper()
+	var took []time.Duration
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for b.Loop() {
+		for range 500 {
+			<-tick.C
+			started := time.Now()
+			l.write1(b, l.rng.IntN(benchObjects))
+			require.NoError(b, l.window.Flush(b.Context()))
+			took = append(took, time.Since(started))
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "us-p50")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "us-p99")
+}

@@ -1,0 +1,163 @@
+package history
+
+import (
+	"context"
+	"errors"
+
+	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// Place is a place between events: behind the one that it names.
+type Place struct {
+	Rev int64
+	Ord int
+}
+
+// before reports that an event does not come after the place.
+func (p Place) covers(e schemas.Event) bool {
+	return e.Rev < p.Rev || (e.Rev == p.Rev && e.Ord <= p.Ord)
+}
+
+// Query asks for events.
+type Query struct {
+	// Key's fields may be schemas.AnyToken.
+	Key schemas.Key
+	// Since and Until bound the revisions, both included; nil for the oldest held, or
+	// with Follow from now on, and for the newest.
+	Since, Until *Point
+	// Behind begins after an event, instead of Since.
+	Behind *Place
+	Follow bool
+	// Ready, if not nil, is called when nothing that happens from then on is missed.
+	Ready func()
+}
+
+// ErrStop ends Events early, without being an error.
+var ErrStop = bus.ErrStop
+
+// plan is a query, looked up.
+type plan struct {
+	from  uint64
+	since int64 // first revision wanted
+	until int64 // last one, 0 for no end
+	gap   *schemas.Event
+}
+
+// Events calls fn with what a query asks for, in order, gaps included. Errors of type
+// *Error say that a bound is not right.
+func (h *History) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
+	p, err := h.plan(ctx, q)
+	if err != nil {
+		return err
+	}
+	if p.gap != nil {
+		if err := fn(*p.gap); err != nil {
+			return ignoreStop(err)
+		}
+	}
+	filter := schemas.Filter(q.Key)
+	if q.Key.Group == schemas.AnyToken && q.Key.Resource == schemas.AnyToken && q.Key.Namespace == schemas.AnyToken && q.Key.Name == schemas.AnyToken {
+		filter = schemas.AllObjects
+	}
+	return h.parts.Bus.ReadRange(ctx, bus.Range{Filter: filter, From: p.from, Follow: q.Follow, Ready: q.Ready}, func(e schemas.Event) error {
+		switch {
+		case p.until != 0 && effective(e) > p.until:
+			return bus.ErrStop
+		case effective(e) < p.since, q.Behind != nil && q.Behind.covers(e):
+			return nil
+		default:
+			return fn(e)
+		}
+	})
+}
+
+func ignoreStop(err error) error {
+	if errors.Is(err, ErrStop) {
+		return nil
+	}
+	return err
+}
+
+// plan finds where a query begins and ends.
+func (h *History) plan(ctx context.Context, q Query) (plan, error) {
+	held, err := h.holding(ctx)
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{from: held.head.First}
+	if !q.Follow {
+		if p.until, err = h.until(ctx, q.Until); err != nil {
+			return plan{}, err
+		}
+	}
+	switch {
+	case q.Behind != nil:
+		p.since = q.Behind.Rev
+	case q.Since != nil:
+		if p.since, err = h.since(ctx, *q.Since); err != nil {
+			return plan{}, err
+		}
+	case q.Follow:
+		head, err := h.parts.Bus.Head(ctx, bus.StreamArchive)
+		p.from = head.Seq + 1
+		return p, err
+	default:
+		return p, nil
+	}
+	_, behind, err := h.parts.Bus.Divide(ctx, func(e schemas.Event) bool { return effective(e) >= p.since })
+	if err != nil {
+		return plan{}, err
+	}
+	if p.from = behind.Seq; behind.Seq == 0 {
+		head, err := h.parts.Bus.Head(ctx, bus.StreamArchive)
+		if p.from = head.Seq + 1; err != nil {
+			return plan{}, err
+		}
+	}
+	if held.head.Trimmed && behind.Seq == held.first.Seq && held.first.Rev > p.since && held.first.Type != schemas.Gap {
+		p.gap = &schemas.Event{Rev: held.first.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: max(p.since-1, 0), Epoch: held.head.Epoch,
+			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`)}
+	}
+	return p, nil
+}
+
+// until is the last revision wanted, once the log has it.
+func (h *History) until(ctx context.Context, point *Point) (int64, error) {
+	if point == nil || point.Present() {
+		rev, err := h.parts.Revision(ctx)
+		if err == nil {
+			err = h.settle(ctx, rev)
+		}
+		return rev, err
+	}
+	return h.bound(ctx, *point)
+}
+
+// since is the first revision wanted. What is before all that is held begins there, and
+// is told as a gap.
+func (h *History) since(ctx context.Context, point Point) (int64, error) {
+	if point.Rev != 0 {
+		return h.bound(ctx, point)
+	}
+	rev, err := h.bound(ctx, point)
+	return rev + 1, err
+}
+
+// bound is the revision of a point, whether or not its state can be made.
+func (h *History) bound(ctx context.Context, point Point) (int64, error) {
+	i, err := h.Resolve(ctx, point)
+	var refused *Error
+	switch {
+	case err == nil:
+		return i.Rev, nil
+	case errors.As(err, &refused) && refused.Kind == Expired:
+		return max(point.Rev, 0), nil
+	case errors.As(err, &refused) && refused.Kind == InGap && point.Rev != 0:
+		return point.Rev, nil
+	case errors.As(err, &refused) && refused.Kind == InGap:
+		return refused.Gap.From.Rev, nil
+	default:
+		return 0, err
+	}
+}

@@ -1,0 +1,128 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// Range says which part of ARCHIVE to read.
+type Range struct {
+	// Filter is a subject filter, as schemas.Filter makes them; "" is everything.
+	// Gaps are told whatever the filter.
+	Filter string
+	// From is the sequence to begin with, or the next one there is; 0 for the first.
+	// With Follow, what is missing between is told as a gap.
+	From uint64
+	// Follow goes on with changes as they come, until the context ends.
+	Follow bool
+	// Ready, if not nil, is called whenever the stream has begun to send. What
+	// happens from then on is not missed.
+	Ready func()
+}
+
+// ErrStop ends ReadRange early, without being an error.
+var ErrStop = errStop
+
+// ReadRange calls fn for every change in a part of ARCHIVE, in order and each once.
+// Where the archive no longer has changes, fn gets an event of type GAP. fn may take
+// its time: that holds up nobody else.
+func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) error) error {
+	s := scan{stream: StreamArchive, from: r.From, follow: r.Follow, ready: r.Ready}
+	switch r.Filter {
+	case "", schemas.AllObjects:
+		s.filters = []string{schemas.AllObjects}
+	default:
+		s.filters = []string{r.Filter, schemas.ResyncSubject}
+	}
+	s.lost = func(last, next schemas.Event) error { return fn(trimmedGap(last.Rev, next)) }
+	return c.scan(ctx, s, fn)
+}
+
+// trimmedGap is what a reader is told who has seen everything up to a revision when the
+// stream's next change comes after some that it no longer has.
+func trimmedGap(after int64, next schemas.Event) schemas.Event {
+	return schemas.Event{
+		Rev: next.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: after, Epoch: next.Epoch,
+		Object: []byte(`{"reason":"the stream no longer keeps these changes"}`),
+	}
+}
+
+// Gaps calls fn with the gaps that ARCHIVE knows of, oldest first.
+func (c *Client) Gaps(ctx context.Context, fn func(schemas.Event) error) error {
+	return c.scan(ctx, scan{stream: StreamArchive, filters: []string{schemas.ResyncSubject}}, fn)
+}
+
+// Divide finds the place in ARCHIVE where after begins to hold, which must hold for all
+// messages from there on and for none before. It returns the last message before the
+// place and the first one behind it, each with Seq 0 if there is none.
+func (c *Client) Divide(ctx context.Context, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil || head.Empty {
+		return schemas.Event{}, schemas.Event{}, err
+	}
+	stream, err := c.js.Stream(ctx, StreamArchive)
+	if err != nil {
+		return schemas.Event{}, schemas.Event{}, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
+	}
+	low, high := head.First, head.Seq+1
+	for low < high {
+		middle := low + (high-low)/2
+		e, err := nextIn(ctx, stream, middle)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			high = middle
+		case err != nil:
+			return schemas.Event{}, schemas.Event{}, err
+		case after(e):
+			high, behind = middle, e
+		default:
+			low, before = e.Seq+1, e
+		}
+	}
+	return before, behind, nil
+}
+
+// nextIn reads the first object message at or behind a sequence.
+func nextIn(ctx context.Context, stream jetstream.Stream, seq uint64) (schemas.Event, error) {
+	msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(schemas.AllObjects))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return schemas.Event{}, ErrNotFound
+	}
+	if err != nil {
+		return schemas.Event{}, fmt.Errorf("bus: message %d of %s: %w", seq, StreamArchive, explain(err))
+	}
+	return parseStored(msg)
+}
+
+// FirstEvent is the first change that ARCHIVE holds. ErrNotFound if there is none.
+func (c *Client) FirstEvent(ctx context.Context) (schemas.Event, error) {
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil {
+		return schemas.Event{}, err
+	}
+	if head.Empty {
+		return schemas.Event{}, fmt.Errorf("bus: first message of %s: %w", StreamArchive, ErrNotFound)
+	}
+	stream, err := c.js.Stream(ctx, StreamArchive)
+	if err != nil {
+		return schemas.Event{}, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
+	}
+	return nextIn(ctx, stream, head.First)
+}
+
+// Size is how many messages a stream holds and how many bytes they take.
+func (c *Client) Size(ctx context.Context, stream string) (messages, bytes uint64, err error) {
+	info, err := c.streamInfo(ctx, stream)
+	if err != nil {
+		return 0, 0, err
+	}
+	return info.State.Msgs, info.State.Bytes, nil
+}
+
+// Retention is what the streams are bounded by.
+func (c *Client) Retention() StreamsConfig { return c.cfg.Streams }
