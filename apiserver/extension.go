@@ -4,26 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
+	"github.com/rutter-project/rutter/apiserver/internal/aggregation"
 	"github.com/rutter-project/rutter/apiserver/internal/customresources"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/pki"
 )
 
-// extension is what serves kinds that are not built in.
+// extension is what serves kinds that are not built in: custom resources, and the
+// groups of other API servers.
 type extension struct {
 	definitions *customresources.Following
 	custom      *customresources.Server
 	lifecycle   *customresources.Lifecycle
+	aggregator  *aggregation.Aggregator
 }
+
+var _ serve.Extension = (*extension)(nil)
 
 var errNoDefinitions = errors.New("there is no store of CustomResourceDefinitions")
 
-// extend makes what serves custom resources. It starts nothing.
+// extend makes what serves other kinds. It starts nothing.
 func (s *Server) extend(hooks webhooks, admit admission.Interface, authz authorizer.UnconditionalAuthorizer) (*extension, error) {
 	definitions := s.stores.of(apiextensions.SchemeGroupVersion.WithResource("customresourcedefinitions"))
 	if definitions == nil {
@@ -38,20 +51,137 @@ func (s *Server) extend(hooks webhooks, admit admission.Interface, authz authori
 		Source: e.definitions, Open: s.stores.custom, Prefix: prefixOf, Converters: converters,
 		Admission: admit, Authorizer: authz, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
 	})
-	e.lifecycle, err = customresources.NewLifecycle(e.custom, s.clientConfig)
-	return e, err
+	if e.lifecycle, err = customresources.NewLifecycle(e.custom, s.clientConfig); err != nil {
+		return nil, err
+	}
+	identity, err := s.proxy.certificate()
+	if err != nil {
+		return nil, err
+	}
+	e.aggregator, err = aggregation.New(aggregation.Config{Loopback: s.clientConfig, Informers: s.informers, Resolver: hooks.services, Identity: identity})
+	if err != nil {
+		return nil, err
+	}
+	for gv, p := range kinds.Priorities() {
+		e.aggregator.Announce(gv, aggregation.Priority(p))
+	}
+	e.changed()
+	return e, nil
 }
 
-// documents are the OpenAPI documents of custom resources.
-func (e *extension) documents() []kinds.Document {
-	var all []kinds.Document
-	for _, d := range e.custom.OpenAPIV3() {
-		all = append(all, kinds.Document{Path: "apis/" + d.GroupVersion.String(), Mark: d.Mark, Build: d.Build})
+// changed makes changes of definitions take effect.
+func (e *extension) changed() {
+	e.custom.Retire()
+	e.aggregator.Custom(e.custom.Versions())
+}
+
+// follow keeps up with definitions until the context ends.
+func (e *extension) follow(ctx context.Context) error { return e.definitions.Run(ctx, e.changed) }
+
+// Front implements serve.Extension.
+func (e *extension) Front(next http.Handler) http.Handler { return e.aggregator.Handler(next) }
+
+// Handler implements serve.Extension.
+func (e *extension) Handler(next http.Handler) http.Handler { return e.custom.Handler(next) }
+
+// Plain implements serve.Extension.
+func (e *extension) Plain(info *request.RequestInfo) (serve.Stored, bool) {
+	p, ok := e.custom.Plain(info)
+	return serve.Stored{Store: p.Store, Kind: p.Kind, ListKind: p.ListKind, Namespaced: p.Namespaced, Typed: true,
+		Retired: p.Retired, Warnings: p.Warnings}, ok
+}
+
+// generation is a state of everything that comes and goes.
+type generation struct {
+	definitions any
+	aggregated  int64
+}
+
+// Generation implements serve.Extension.
+func (e *extension) Generation() any {
+	return generation{e.custom.Generation(), e.aggregator.Generation()}
+}
+
+// Discovery implements serve.Extension: aggregated versions hide custom resources.
+func (e *extension) Discovery() []serve.Announced {
+	var all []serve.Announced
+	seen := map[schema.GroupVersion]bool{}
+	for _, v := range e.aggregator.Discovery() {
+		seen[v.GroupVersion] = true
+		all = append(all, serve.Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, Stale: v.Stale,
+			GroupPriority: v.GroupPriority, VersionPriority: v.VersionPriority})
+	}
+	for _, v := range e.custom.Discovery() {
+		if !seen[v.GroupVersion] {
+			all = append(all, serve.Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, Plain: v.List(),
+				GroupPriority: int(aggregation.CustomPriority.Group), VersionPriority: int(aggregation.CustomPriority.Version)})
+		}
 	}
 	return all
 }
 
-// follow makes changes of definitions take effect.
-func (e *extension) follow(ctx context.Context) error {
-	return e.definitions.Run(ctx, e.custom.Retire)
+// OpenAPIV2 implements serve.Extension.
+func (e *extension) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error) {
+	doc, custom, err := e.custom.OpenAPIV2(base)
+	if err != nil {
+		return nil, "", err
+	}
+	doc, aggregated, err := e.aggregator.OpenAPIV2(doc)
+	return doc, custom + ";" + aggregated, err
+}
+
+// OpenAPIV3 implements serve.Extension.
+func (e *extension) OpenAPIV3() []kinds.Document {
+	var all []kinds.Document
+	for _, d := range e.custom.OpenAPIV3() {
+		all = append(all, kinds.Document{Path: "apis/" + d.GroupVersion.String(), Mark: d.Mark, Build: d.Build})
+	}
+	for _, d := range e.aggregator.OpenAPIV3() { // later ones win
+		all = append(all, kinds.Document(d))
+	}
+	return all
+}
+
+// frontProxy is who this server is to aggregated servers. Its authority signs nothing
+// else: whoever holds a certificate of it can act as anybody there.
+type frontProxy struct {
+	authority *pki.Authority
+	pair      pki.Pair
+}
+
+const frontProxyName = "front-proxy-client"
+
+func newFrontProxy(cluster *pki.Authority) (*frontProxy, error) {
+	authority, err := pki.Load(filepath.Join(filepath.Dir(cluster.CAFile()), "front-proxy"), "front-proxy")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := authority.Issue(pki.Leaf{Name: frontProxyName, CommonName: frontProxyName, Client: true})
+	return &frontProxy{authority, pair}, err
+}
+
+func (f *frontProxy) certificate() (aggregation.Certificate, error) {
+	cert, err := os.ReadFile(f.pair.CertFile)
+	if err != nil {
+		return aggregation.Certificate{}, fmt.Errorf("front proxy: %w", err)
+	}
+	key, err := os.ReadFile(f.pair.KeyFile)
+	if err != nil {
+		return aggregation.Certificate{}, fmt.Errorf("front proxy: %w", err)
+	}
+	return aggregation.Certificate{Cert: cert, Key: key}, nil
+}
+
+// delegation is what aggregated servers read of whom to believe
+// (kube-system/extension-apiserver-authentication).
+func (s *Server) delegation() map[string]string {
+	return map[string]string{
+		"client-ca-file":                     string(s.cfg.PKI.CAPEM()),
+		"requestheader-client-ca-file":       string(s.proxy.authority.CAPEM()),
+		"requestheader-allowed-names":        `["` + frontProxyName + `"]`,
+		"requestheader-username-headers":     `["X-Remote-User"]`,
+		"requestheader-uid-headers":          `["X-Remote-Uid"]`,
+		"requestheader-group-headers":        `["X-Remote-Group"]`,
+		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	}
 }

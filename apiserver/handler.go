@@ -7,18 +7,22 @@ import (
 	"net/http"
 	"time"
 
+	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/cel/openapi/resolver"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
+	"github.com/rutter-project/rutter/apiserver/internal/aggregation"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+	"github.com/rutter-project/rutter/apiserver/internal/policystatus"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/apiserver/pki"
@@ -58,7 +62,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	s.addChecks()
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
-		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension.custom,
+		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Extension: s.extension,
 		History: s.history,
 	})
 }
@@ -115,7 +119,11 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	}
 	mapping := &mapper{discovered: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(s.client.Discovery()))}
 	documents := &kinds.LocalOpenAPI{}
-	hooks := webhooks{services: webhook.NewDefaultServiceResolver(), authentication: kinds.WebhookAuthentication(s.clientConfig)}
+	services, err := aggregation.NewResolver(s.informers)
+	if err != nil {
+		return nil, err
+	}
+	hooks := webhooks{services: services, authentication: kinds.WebhookAuthentication(s.clientConfig)}
 	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
 		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Informers: s.informers,
 		Authorizer: a.authz, Mapper: mapping, Services: hooks.services, Webhooks: hooks.authentication, OpenAPI: documents,
@@ -142,14 +150,16 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if s.extension, err = s.extend(hooks, admit, a.authz); err != nil {
 		return nil, err
 	}
-	documents.Serve(installed, s.extension.documents)
-	mapping.follow(s.extension.custom.Generation)
-	return installed, nil
+	documents.Serve(installed, s.extension.OpenAPIV3)
+	mapping.follow(s.extension.Generation)
+	s.policies, err = policystatus.New(s.client, s.informers.Admissionregistration().V1().ValidatingAdmissionPolicies(),
+		&validating.TypeChecker{SchemaResolver: &resolver.ClientDiscoveryResolver{Discovery: documents.Discovery(s.client.Discovery())}, RestMapper: mapping})
+	return installed, err
 }
 
 // webhooks is how webhooks are found and called.
 type webhooks struct {
-	services       webhook.ServiceResolver
+	services       *aggregation.Resolver
 	authentication webhook.AuthenticationInfoResolverWrapper
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
+	"github.com/rutter-project/rutter/apiserver/internal/policystatus"
 	"github.com/rutter-project/rutter/apiserver/internal/relay"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
@@ -55,7 +56,9 @@ type Server struct {
 	clientConfig  *rest.Config
 	informers     informers.SharedInformerFactory
 
-	extension *extension // set before anything is served
+	proxy     *frontProxy
+	extension *extension               // set before anything is served
+	policies  *policystatus.Controller // set before anything is served
 
 	ready chan struct{} // closed when everything is served
 	guard guard         // who may read what on the bus
@@ -107,6 +110,9 @@ func (s *Server) prepare() error {
 	var err error
 	s.serving, err = s.cfg.PKI.Issue(pki.Leaf{Name: "apiserver", CommonName: "kube-apiserver", Hosts: hosts, Server: true})
 	if err != nil {
+		return err
+	}
+	if s.proxy, err = newFrontProxy(s.cfg.PKI); err != nil {
 		return err
 	}
 	s.clientConfig = &rest.Config{
@@ -210,6 +216,8 @@ func (s *Server) serve(ctx context.Context) error {
 	g.Go(func() error { return s.becomeReady(ctx) })
 	g.Go(func() error { return s.extension.follow(ctx) })
 	g.Go(func() error { return s.extension.lifecycle.Run(ctx) })
+	g.Go(func() error { return s.extension.aggregator.Run(ctx) })
+	g.Go(func() error { return s.policies.Run(ctx) })
 	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -225,6 +233,7 @@ func (s *Server) becomeReady(ctx context.Context) error {
 	s.informers.Start(ctx.Done())
 	err := bootstrap.Run(ctx, s.client, bootstrap.Config{
 		ServiceCIDR: s.cfg.ServiceCIDR, Address: s.cfg.Advertise, Port: s.Address().Port(), DNS: s.cfg.DNS,
+		Delegation: s.delegation(),
 	})
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)

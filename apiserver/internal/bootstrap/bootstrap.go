@@ -32,6 +32,8 @@ type Config struct {
 	Port    uint16
 	// DNS is the cluster address of the DNS service.
 	DNS netip.Addr
+	// Delegation tells other API servers whom to believe, as the data of a ConfigMap.
+	Delegation map[string]string
 }
 
 // serviceCIDRName is the name upstream gives the range of its flags.
@@ -46,6 +48,7 @@ func Run(ctx context.Context, client kubernetes.Interface, c Config) error {
 	g.Go(func() error { return kinds.EnsurePolicy(ctx, client) })
 	g.Go(func() error { return kinds.EnsurePriorityClasses(ctx, client) })
 	g.Go(func() error { return kinds.EnsureFlowControl(ctx, client) })
+	g.Go(func() error { return ensureDelegation(ctx, client, c.Delegation) })
 	g.Go(func() error {
 		if err := ensureServiceCIDR(ctx, client, c.ServiceCIDR); err != nil {
 			return err
@@ -53,6 +56,36 @@ func Run(ctx context.Context, client kubernetes.Interface, c Config) error {
 		return ensureServices(ctx, client, c)
 	})
 	return g.Wait()
+}
+
+// delegationName is the ConfigMap that aggregated API servers read.
+const delegationName = "extension-apiserver-authentication"
+
+// ensureDelegation keeps the keys that are ours and leaves others alone.
+func ensureDelegation(ctx context.Context, client kubernetes.Interface, data map[string]string) error {
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		found, err := maps.Get(ctx, delegationName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: delegationName}, Data: data}, metav1.CreateOptions{})
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if found.Data == nil {
+			found.Data = map[string]string{}
+		}
+		for key, value := range data {
+			found.Data[key] = value
+		}
+		_, err = maps.Update(ctx, found, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("config map %s: %w", delegationName, err)
+	}
+	return nil
 }
 
 func ensureNamespaces(ctx context.Context, client kubernetes.Interface) error {

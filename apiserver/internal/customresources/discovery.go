@@ -65,6 +65,20 @@ func (s *Server) Discovery() []GroupVersion {
 	return all
 }
 
+// Versions are the group versions of all definitions that are to be served, whether
+// established yet or not.
+func (s *Server) Versions() map[schema.GroupVersion]bool {
+	versions := map[schema.GroupVersion]bool{}
+	for _, d := range s.cfg.Source.List() {
+		for _, v := range d.Spec.Versions {
+			if v.Served {
+				versions[schema.GroupVersion{Group: d.Spec.Group, Version: v.Name}] = true
+			}
+		}
+	}
+	return versions
+}
+
 func describe(crd *apiextensions.CustomResourceDefinition, v apiextensions.CustomResourceDefinitionVersion) apidiscovery.APIResourceDiscovery {
 	names := crd.Status.AcceptedNames
 	kind := &metav1.GroupVersionKind{Group: crd.Spec.Group, Version: v.Name, Kind: names.Kind}

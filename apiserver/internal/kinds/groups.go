@@ -106,3 +106,35 @@ func (c Config) storages() (map[schema.GroupVersion]resources, error) {
 	guardBuiltIn(all)
 	return all, nil
 }
+
+// Priority is where a group, and a version in it, stand in discovery.
+type Priority struct{ Group, Version int32 }
+
+// Priorities are those that kube-apiserver 1.37 gives the built-in versions in their
+// APIServices. apiregistration.k8s.io itself has none.
+func Priorities() map[schema.GroupVersion]Priority {
+	return map[schema.GroupVersion]Priority{
+		core.SchemeGroupVersion:                  {18000, 1},
+		apps.SchemeGroupVersion:                  {17800, 15},
+		events.SchemeGroupVersion:                {17750, 15},
+		authentication.SchemeGroupVersion:        {17700, 15},
+		authorization.SchemeGroupVersion:         {17600, 15},
+		autoscalingv1.SchemeGroupVersion:         {17500, 15},
+		autoscalingv2.SchemeGroupVersion:         {17500, 30},
+		batch.SchemeGroupVersion:                 {17400, 15},
+		certificates.SchemeGroupVersion:          {17300, 15},
+		networking.SchemeGroupVersion:            {17200, 15},
+		policy.SchemeGroupVersion:                {17100, 15},
+		rbac.SchemeGroupVersion:                  {17000, 15},
+		storagev1.SchemeGroupVersion:             {16800, 15},
+		apiextensions.SchemeGroupVersion:         {16700, 15},
+		admissionregistration.SchemeGroupVersion: {16700, 15},
+		scheduling.SchemeGroupVersion:            {16600, 15},
+		coordination.SchemeGroupVersion:          {16500, 15},
+		node.SchemeGroupVersion:                  {16300, 15},
+		discovery.SchemeGroupVersion:             {16200, 15},
+		resource.SchemeGroupVersion:              {16200, 21},
+		flowcontrol.SchemeGroupVersion:           {16100, 21},
+		storagemigration.SchemeGroupVersion:      {15800, 15},
+	}
+}

@@ -84,12 +84,17 @@ type withLocalOpenAPI struct {
 }
 
 func (c withLocalOpenAPI) Discovery() discovery.DiscoveryInterfaces {
-	return localDiscovery{c.Interface.Discovery(), c.local}
+	return c.local.Discovery(c.Interface.Discovery())
 }
 
 type localDiscovery struct {
 	discovery.DiscoveryInterfaces
 	local *LocalOpenAPI
+}
+
+// Discovery is a discovery client that does not ask the server for OpenAPI.
+func (l *LocalOpenAPI) Discovery(d discovery.DiscoveryInterfaces) discovery.DiscoveryInterfaces {
+	return localDiscovery{d, l}
 }
 
 func (d localDiscovery) OpenAPIV3() openapi.Client { return d.local }

@@ -19,7 +19,7 @@ import (
 // built for the first request after a change.
 type discoverer struct {
 	api       *kinds.API
-	custom    Custom
+	custom    Extension
 	addresses discovery.DefaultAddresses
 
 	mu         sync.Mutex
@@ -37,13 +37,11 @@ type catalogue struct {
 const (
 	// groupPriority spaces the built-in groups so that others can be put between them.
 	groupPriority = 100
-	// customPriority and customVersionPriority are upstream's for custom resources.
-	customPriority, customVersionPriority = 1000, 100
 	// builtInPriority is above which all built-in groups are.
-	builtInPriority = 10000
+	builtInPriority = 20000
 )
 
-func newDiscoverer(api *kinds.API, custom Custom, address string) *discoverer {
+func newDiscoverer(api *kinds.API, custom Extension, address string) *discoverer {
 	return &discoverer{api: api, custom: custom, addresses: discovery.DefaultAddresses{DefaultAddress: address}}
 }
 
@@ -101,17 +99,18 @@ func (d *discoverer) build() *catalogue {
 	builtIn := map[schema.GroupVersion]bool{}
 	for i, v := range d.api.Versions {
 		priority := builtInPriority + (len(d.api.Versions)-i)*groupPriority
-		s.add(v.GroupVersion, v.Resources, priority, priority)
+		s.add(Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, GroupPriority: priority, VersionPriority: priority})
 		builtIn[v.GroupVersion] = true
 	}
 	for _, v := range d.custom.Discovery() {
 		if builtIn[v.GroupVersion] {
 			continue // requests for it go to the built-in kinds
 		}
-		s.add(v.GroupVersion, v.Resources, customPriority, customVersionPriority)
-		list := v.List()
-		s.c.version["apis/"+v.String()] = discovery.NewAPIVersionHandler(codecs, v.GroupVersion,
-			discovery.APIResourceListerFunc(func() []metav1.APIResource { return list }))
+		s.add(v)
+		if list := v.Plain; list != nil {
+			s.c.version["apis/"+v.String()] = discovery.NewAPIVersionHandler(codecs, v.GroupVersion,
+				discovery.APIResourceListerFunc(func() []metav1.APIResource { return list }))
+		}
 	}
 	for _, name := range s.order {
 		plain.AddGroup(*s.byGroup[name])
@@ -120,14 +119,18 @@ func (d *discoverer) build() *catalogue {
 	return s.c
 }
 
-func (s *shelf) add(gv schema.GroupVersion, resources []apidiscovery.APIResourceDiscovery, groupPriority, versionPriority int) {
-	document := apidiscovery.APIVersionDiscovery{Version: gv.Version, Resources: resources, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+func (s *shelf) add(v Announced) {
+	gv := v.GroupVersion
+	document := apidiscovery.APIVersionDiscovery{Version: gv.Version, Resources: v.Resources, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+	if v.Stale {
+		document.Freshness = apidiscovery.DiscoveryFreshnessStale
+	}
 	if gv.Group == "" {
 		s.legacy.AddGroupVersion("", document)
 		return
 	}
 	s.groups.AddGroupVersion(gv.Group, document)
-	s.groups.SetGroupVersionPriority(metav1.GroupVersion(gv), groupPriority, versionPriority)
+	s.groups.SetGroupVersionPriority(metav1.GroupVersion(gv), v.GroupPriority, v.VersionPriority)
 	named := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
 	g, ok := s.byGroup[gv.Group]
 	if !ok {

@@ -40,9 +40,10 @@ type Config struct {
 	Address       string // host:port that discovery advertises
 	// Stored are the resources that can be read as the bytes they are stored in.
 	Stored map[schema.GroupVersionResource]Stored
-	Custom Custom
 	// History answers for the past; nil if there is no event bus.
 	History *history.History
+	// Extension serves all other kinds.
+	Extension Extension
 }
 
 // New returns the whole handler: filters, gin, dispatch.
@@ -56,7 +57,7 @@ func New(c Config) (http.Handler, error) {
 
 // newEngine registers the fixed paths; the rest is dispatched by shape.
 func newEngine(c Config) (*gin.Engine, error) {
-	openapi, err := newOpenAPI(c.API, c.Custom)
+	openapi, err := newOpenAPI(c.API, c.Extension)
 	if err != nil {
 		return nil, err
 	}
@@ -114,17 +115,20 @@ func (c Config) paths() []string {
 
 // dispatcher sends discovery and resource paths to their handlers.
 func (c Config) dispatcher() http.Handler {
-	discoverer := newDiscoverer(c.API, c.Custom, c.Address)
-	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(http.NotFoundHandler())))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g, ok := w.(gin.ResponseWriter); ok {
-			w = unset(g)
-		}
+	discoverer := newDiscoverer(c.API, c.Extension, c.Address)
+	resources := newReads(c, newRoutes(c.API, c.Extension.Handler(http.NotFoundHandler())))
+	all := c.Extension.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := discoverer.handler(r.URL.Path); h != nil {
 			h.ServeHTTP(w, r)
 			return
 		}
 		resources.ServeHTTP(w, r)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g, ok := w.(gin.ResponseWriter); ok {
+			w = unset(g)
+		}
+		all.ServeHTTP(w, r)
 	})
 }
 

@@ -40,7 +40,7 @@ func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // openAPI serves /openapi/v2 and /openapi/v3. Documents are built when they are first
 // asked for: most servers are never asked for most of them.
 type openAPI struct {
-	custom  Custom
+	custom  Extension
 	builtIn func() (*spec.Swagger, error)
 	mux     *paths
 	v3      *handler3.OpenAPIService
@@ -58,7 +58,7 @@ type swaggerOf struct {
 	err        error
 }
 
-func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
+func newOpenAPI(api *kinds.API, custom Extension) (http.Handler, error) {
 	o := &openAPI{custom: custom, mux: &paths{exact: map[string]http.Handler{}, prefix: map[string]http.Handler{}},
 		v3: handler3.NewOpenAPIService(), published: map[string]string{}}
 	o.builtIn = sync.OnceValues(func() (*spec.Swagger, error) {
@@ -109,23 +109,44 @@ func (o *openAPI) merged() (*spec.Swagger, string, error) {
 func (o *openAPI) publish() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	present := map[string]bool{}
+	present := map[string]kinds.Document{}
 	for _, d := range o.custom.OpenAPIV3() {
-		path := "apis/" + d.GroupVersion.String()
-		present[path] = true
-		if _, ok := o.published[path]; ok && o.published[path] == kinds.Upstream || o.published[path] == d.Mark {
+		present[d.Path] = d
+	}
+	for path, d := range present {
+		if mark, ok := o.published[path]; ok && (mark == kinds.Upstream || mark == d.Mark) {
 			continue // built in, or not changed
 		}
 		o.published[path] = d.Mark
-		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
-			doc, err := d.Build()
-			return doc, d.Mark, err
-		})))
+		o.v3.UpdateGroupVersionLazy(path, tolerant(d))
 	}
 	for path, mark := range o.published {
-		if mark != kinds.Upstream && !present[path] {
+		if _, ok := present[path]; !ok && mark != kinds.Upstream {
 			delete(o.published, path)
 			o.v3.DeleteGroupVersion(path)
 		}
 	}
 }
+
+// tolerant builds a document once. While it can't be built it is empty, so that it does
+// not take the list of all documents away, and is tried again for the next request.
+func tolerant(d kinds.Document) cached.Value[*spec3.OpenAPI] {
+	var mu sync.Mutex
+	var built *spec3.OpenAPI
+	return cached.Func(func() (*spec3.OpenAPI, string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if built == nil {
+			doc, err := d.Build()
+			if err != nil {
+				empty := &spec3.OpenAPI{Version: "3.0.0", Info: &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: kinds.Upstream}}}
+				return empty, d.Mark + " failed", nil //nolint:nilerr // as said above
+			}
+			built = doc
+		}
+		return built, d.Mark, nil
+	})
+}
+
+// openAPITitle is the title of a document that could not be built.
+const openAPITitle = "Kubernetes"

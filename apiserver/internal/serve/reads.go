@@ -33,6 +33,8 @@ type Stored struct {
 	Typed bool
 	// Retired, if not nil, is closed when watches are to end.
 	Retired <-chan struct{}
+	// Warnings go with every answer.
+	Warnings []string
 }
 
 // reads answers plain JSON GET, LIST and WATCH with the bytes etcd holds, into which
@@ -41,7 +43,7 @@ type Stored struct {
 // handlers, which decode.
 type reads struct {
 	next    http.Handler
-	custom  Custom
+	custom  Extension
 	builtIn map[schema.GroupVersion]bool
 	stored  map[schema.GroupVersionResource]Stored
 	handler map[schema.GroupVersionResource]http.HandlerFunc
@@ -51,7 +53,7 @@ type reads struct {
 var listParameters = []string{"resourceVersion", "resourceVersionMatch", "timeoutSeconds", "timeout", "watch", "allowWatchBookmarks", "sendInitialEvents"}
 
 func newReads(c Config, next http.Handler) *reads {
-	r := &reads{next: next, custom: c.Custom, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
+	r := &reads{next: next, custom: c.Extension, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
 	for _, v := range c.API.Versions {
 		r.builtIn[v.GroupVersion] = true
 	}
@@ -133,14 +135,14 @@ func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr sch
 	if r.builtIn[gvr.GroupVersion()] {
 		return nil
 	}
-	c, ok := r.custom.Plain(info)
+	stored, ok := r.custom.Plain(info)
 	if !ok {
 		return nil
 	}
-	for _, text := range c.Warnings {
+	for _, text := range stored.Warnings {
 		warning.AddWarning(req.Context(), "", text)
 	}
-	return newPlain(gvr, Stored{Store: c.Store, Kind: c.Kind, ListKind: c.ListKind, Namespaced: c.Namespaced, Typed: true, Retired: c.Retired}).handler(info.Verb)
+	return newPlain(gvr, stored).handler(info.Verb)
 }
 
 // simple tells that the combination of parameters is one of those without fine print:

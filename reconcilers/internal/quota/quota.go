@@ -190,6 +190,10 @@ func (r *reconciler) follow(gr schema.GroupResource) (followed, error) {
 		return f, nil
 	}
 	gvr, err := r.mapper.ResourceFor(gr.WithVersion(""))
+	if meta.IsNoMatchError(err) {
+		meta.MaybeResetRESTMapper(r.mapper) // a custom resource may be served by now
+		gvr, err = r.mapper.ResourceFor(gr.WithVersion(""))
+	}
 	if err != nil {
 		return followed{}, err
 	}

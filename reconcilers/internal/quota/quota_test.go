@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/fakeapi"
@@ -216,4 +217,35 @@ func TestResourceOf(t *testing.T) {
 	} {
 		require.Equal(t, want, resourceOf(name).String(), name)
 	}
+}
+
+// later is a mapper that learns of a kind when it is reset.
+type later struct {
+	meta.RESTMapper
+	known bool
+}
+
+func (l *later) Reset() { l.known = true }
+
+func (l *later) ResourceFor(r schema.GroupVersionResource) (schema.GroupVersionResource, error) {
+	if !l.known {
+		return schema.GroupVersionResource{}, &meta.NoResourceMatchError{PartialResource: r}
+	}
+	return l.RESTMapper.ResourceFor(r)
+}
+
+// TestKindThatIsServedLater: what admission has charged for a kind that is new must not
+// be taken back because the controller has not heard of the kind.
+func TestKindThatIsServedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeapi.New()
+		fakeapi.Put(s, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default"}})
+		c, err := New(s.Client(), &later{RESTMapper: mapper()}, s, zerolog.Nop())
+		require.NoError(t, err)
+		s.For(corev1.SchemeGroupVersion.WithResource("configmaps"), nil) // is run from the start
+		fakeapi.Start(t, s, c)
+		fakeapi.Put(s, quotaOf("q", list("count/configmaps", "3")))
+		fakeapi.Settle()
+		require.Equal(t, "1", fakeapi.Get[*corev1.ResourceQuota](s, "default", "q").Status.Used.Name("count/configmaps", resource.DecimalSI).String())
+	})
 }

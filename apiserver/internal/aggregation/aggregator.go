@@ -1,0 +1,172 @@
+package aggregation
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	kubeinformers "k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
+	"k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+	"k8s.io/kube-aggregator/pkg/client/informers/externalversions"
+	"k8s.io/kube-aggregator/pkg/controllers/autoregister"
+	local "k8s.io/kube-aggregator/pkg/controllers/status/local"
+	availability "k8s.io/kube-aggregator/pkg/controllers/status/metrics"
+	remote "k8s.io/kube-aggregator/pkg/controllers/status/remote"
+)
+
+const (
+	// registrars and checkers are how many APIServices are written or checked at a time.
+	registrars, checkers = 2, 3
+	// refresh is how often discovery of aggregated servers is read again: what they serve
+	// may change without a sign.
+	refresh = time.Minute
+	// fetchTimeout bounds one question to an aggregated server.
+	fetchTimeout = 5 * time.Second
+)
+
+// Config is what an Aggregator is made of. All fields are required.
+type Config struct {
+	Loopback  *rest.Config // how APIServices are read and written
+	Informers kubeinformers.SharedInformerFactory
+	Resolver  *Resolver
+	Identity  Certificate
+}
+
+// Aggregator serves the groups of other API servers. Make it with New, run it once
+// with Run.
+type Aggregator struct {
+	backends  *backends
+	informers externalversions.SharedInformerFactory
+	register  autoRegistration
+	run       []func(stop <-chan struct{})
+
+	changed    chan struct{} // has room for one: an APIService has changed
+	generation atomic.Int64  // raised when what is merged has changed
+
+	mu   sync.Mutex
+	seen map[types.UID]*described // by APIService; guarded by mu
+
+	registered registered
+}
+
+// autoRegistration keeps APIServices of what this server serves itself.
+type autoRegistration interface {
+	autoregister.AutoAPIServiceRegistration
+	Run(workers int, stop <-chan struct{})
+}
+
+// New wires an aggregator. Informers of the configuration must not have been started.
+func New(c Config) (*Aggregator, error) {
+	client, err := clientset.NewForConfig(c.Loopback)
+	if err != nil {
+		return nil, fmt.Errorf("client of APIServices: %w", err)
+	}
+	factory := externalversions.NewSharedInformerFactory(client, 0)
+	services := factory.Apiregistration().V1().APIServices()
+	a := &Aggregator{
+		backends:  &backends{services: services.Lister(), resolver: c.Resolver, identity: c.Identity, open: map[types.UID]*backend{}},
+		informers: factory, register: autoregister.NewAutoRegisterController(services, client.ApiregistrationV1()),
+		changed: make(chan struct{}, 1), seen: map[types.UID]*described{},
+	}
+	metrics := availability.New()
+	here, err := local.New(services, client.ApiregistrationV1(), metrics)
+	if err != nil {
+		return nil, err
+	}
+	there, err := remote.New(services, c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices(), client.ApiregistrationV1(),
+		nil, func() (cert, key []byte) { return c.Identity.Cert, c.Identity.Key }, c.Resolver, metrics)
+	if err != nil {
+		return nil, err
+	}
+	a.run = []func(<-chan struct{}){
+		func(stop <-chan struct{}) { a.register.Run(registrars, stop) },
+		func(stop <-chan struct{}) { here.Run(checkers, stop) },
+		func(stop <-chan struct{}) { there.Run(checkers, stop) },
+	}
+	_, err = services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { a.notice(nil, obj) },
+		UpdateFunc: a.notice,
+		DeleteFunc: func(obj any) { a.notice(nil, obj) },
+	})
+	return a, err
+}
+
+// notice wakes the reading of discovery if an aggregated server is concerned.
+func (a *Aggregator) notice(_, obj any) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	if service, ok := obj.(*apiregistration.APIService); !ok || service.Spec.Service == nil {
+		return
+	}
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until the context ends.
+func (a *Aggregator) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, run := range a.run {
+		g.Go(func() error { run(ctx.Done()); return nil })
+	}
+	g.Go(func() error { a.follow(ctx); return nil })
+	a.informers.Start(ctx.Done())
+	err := g.Wait()
+	a.informers.Shutdown()
+	return err
+}
+
+// follow keeps what is known of aggregated servers: read when an APIService changes, and
+// every minute while there is one.
+func (a *Aggregator) follow(ctx context.Context) {
+	timer := time.NewTimer(refresh)
+	defer timer.Stop()
+	for {
+		select {
+		case <-a.changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		a.read(ctx)
+		timer.Reset(refresh)
+	}
+}
+
+// remote lists the APIServices that other servers serve.
+func (a *Aggregator) remote() []*apiregistration.APIService {
+	all, err := a.backends.services.List(labels.Everything())
+	if err != nil {
+		return nil // a lister of everything has no errors
+	}
+	var found []*apiregistration.APIService
+	for _, service := range all {
+		if service.Spec.Service != nil {
+			found = append(found, service)
+		}
+	}
+	return found
+}
+
+func available(service *apiregistration.APIService) bool {
+	return helper.IsAPIServiceConditionTrue(service, apiregistration.Available)
+}
+
+func gvOf(service *apiregistration.APIService) schema.GroupVersion {
+	return schema.GroupVersion{Group: service.Spec.Group, Version: service.Spec.Version}
+}
+
+// Generation changes whenever what aggregated servers serve has.
+func (a *Aggregator) Generation() int64 { return a.generation.Load() }
