@@ -20,6 +20,7 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/customresources"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
+	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/apiserver/pki"
 )
 
@@ -27,12 +28,18 @@ import (
 // groups of other API servers.
 type extension struct {
 	definitions *customresources.Following
-	custom      *customresources.Server
+	custom      custom
 	lifecycle   *customresources.Lifecycle
 	aggregator  *aggregation.Aggregator
 }
 
-var _ serve.Extension = (*extension)(nil)
+// custom is a server of custom resources as the HTTP side sees it.
+type custom struct{ *customresources.Server }
+
+var (
+	_ serve.Custom = custom{}
+	_ serve.Custom = (*extension)(nil)
+)
 
 var errNoDefinitions = errors.New("there is no store of CustomResourceDefinitions")
 
@@ -47,11 +54,11 @@ func (s *Server) extend(hooks webhooks, admit admission.Interface, authz authori
 		return nil, fmt.Errorf("conversion webhooks: %w", err)
 	}
 	e := &extension{definitions: customresources.Follow(definitions)}
-	e.custom = customresources.New(customresources.Config{
+	e.custom = custom{customresources.New(customresources.Config{
 		Source: e.definitions, Open: s.stores.custom, Prefix: prefixOf, Converters: converters,
 		Admission: admit, Authorizer: authz, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
-	})
-	if e.lifecycle, err = customresources.NewLifecycle(e.custom, s.clientConfig); err != nil {
+	})}
+	if e.lifecycle, err = customresources.NewLifecycle(e.custom.Server, s.clientConfig); err != nil {
 		return nil, err
 	}
 	identity, err := s.proxy.certificate()
@@ -78,17 +85,50 @@ func (e *extension) changed() {
 // follow keeps up with definitions until the context ends.
 func (e *extension) follow(ctx context.Context) error { return e.definitions.Run(ctx, e.changed) }
 
-// Front implements serve.Extension.
-func (e *extension) Front(next http.Handler) http.Handler { return e.aggregator.Handler(next) }
+// front passes on what other servers serve. Of the past of other servers nothing is known.
+func (e *extension) front(next http.Handler) http.Handler {
+	aggregated := e.aggregator.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if view.PastOf(r.Context()) != nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		aggregated.ServeHTTP(w, r)
+	})
+}
 
-// Handler implements serve.Extension.
+// Handler implements serve.Custom.
 func (e *extension) Handler(next http.Handler) http.Handler { return e.custom.Handler(next) }
 
-// Plain implements serve.Extension.
+// Plain implements serve.Custom.
 func (e *extension) Plain(info *request.RequestInfo) (serve.Stored, bool) {
-	p, ok := e.custom.Plain(info)
+	return e.custom.Plain(info)
+}
+
+// Plain implements serve.Custom.
+func (c custom) Plain(info *request.RequestInfo) (serve.Stored, bool) {
+	p, ok := c.Server.Plain(info)
 	return serve.Stored{Store: p.Store, Kind: p.Kind, ListKind: p.ListKind, Namespaced: p.Namespaced, Typed: true,
 		Retired: p.Retired, Warnings: p.Warnings}, ok
+}
+
+// Discovery implements serve.Custom.
+func (c custom) Discovery() []serve.Announced {
+	var all []serve.Announced
+	for _, v := range c.Server.Discovery() {
+		all = append(all, serve.Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, Plain: v.List(),
+			GroupPriority: int(aggregation.CustomPriority.Group), VersionPriority: int(aggregation.CustomPriority.Version)})
+	}
+	return all
+}
+
+// OpenAPIV3 implements serve.Custom.
+func (c custom) OpenAPIV3() []kinds.Document {
+	var all []kinds.Document
+	for _, d := range c.Server.OpenAPIV3() {
+		all = append(all, kinds.Document{Path: "apis/" + d.GroupVersion.String(), Mark: d.Mark, Build: d.Build})
+	}
+	return all
 }
 
 // generation is a state of everything that comes and goes.
@@ -97,12 +137,12 @@ type generation struct {
 	aggregated  int64
 }
 
-// Generation implements serve.Extension.
+// Generation implements serve.Custom.
 func (e *extension) Generation() any {
 	return generation{e.custom.Generation(), e.aggregator.Generation()}
 }
 
-// Discovery implements serve.Extension: aggregated versions hide custom resources.
+// Discovery implements serve.Custom: aggregated versions hide custom resources.
 func (e *extension) Discovery() []serve.Announced {
 	var all []serve.Announced
 	seen := map[schema.GroupVersion]bool{}
@@ -113,14 +153,13 @@ func (e *extension) Discovery() []serve.Announced {
 	}
 	for _, v := range e.custom.Discovery() {
 		if !seen[v.GroupVersion] {
-			all = append(all, serve.Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, Plain: v.List(),
-				GroupPriority: int(aggregation.CustomPriority.Group), VersionPriority: int(aggregation.CustomPriority.Version)})
+			all = append(all, v)
 		}
 	}
 	return all
 }
 
-// OpenAPIV2 implements serve.Extension.
+// OpenAPIV2 implements serve.Custom.
 func (e *extension) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error) {
 	doc, custom, err := e.custom.OpenAPIV2(base)
 	if err != nil {
@@ -130,12 +169,9 @@ func (e *extension) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error)
 	return doc, custom + ";" + aggregated, err
 }
 
-// OpenAPIV3 implements serve.Extension.
+// OpenAPIV3 implements serve.Custom.
 func (e *extension) OpenAPIV3() []kinds.Document {
-	var all []kinds.Document
-	for _, d := range e.custom.OpenAPIV3() {
-		all = append(all, kinds.Document{Path: "apis/" + d.GroupVersion.String(), Mark: d.Mark, Build: d.Build})
-	}
+	all := e.custom.OpenAPIV3()
 	for _, d := range e.aggregator.OpenAPIV3() { // later ones win
 		all = append(all, kinds.Document(d))
 	}

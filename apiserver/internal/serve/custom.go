@@ -12,10 +12,8 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
 
-// Extension is what serves kinds that are not built in, which come and go.
-type Extension interface {
-	// Front serves what is not this server's own, before everything else.
-	Front(next http.Handler) http.Handler
+// Custom is what serves kinds that are not built in, which come and go.
+type Custom interface {
 	// Handler serves custom resources and leaves the rest to next.
 	Handler(next http.Handler) http.Handler
 	// Plain finds a resource that can be read as the bytes it is stored in.
@@ -37,6 +35,6 @@ type Announced struct {
 	GroupPriority, VersionPriority int
 	// Stale tells that the resources may have changed since they were known.
 	Stale bool
-	// Plain answers for the version itself, unless Front does.
+	// Plain answers for the version itself, unless the front does.
 	Plain []metav1.APIResource
 }

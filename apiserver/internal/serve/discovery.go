@@ -19,7 +19,7 @@ import (
 // built for the first request after a change.
 type discoverer struct {
 	api       *kinds.API
-	custom    Extension
+	custom    Custom
 	addresses discovery.DefaultAddresses
 
 	mu         sync.Mutex
@@ -41,7 +41,7 @@ const (
 	builtInPriority = 20000
 )
 
-func newDiscoverer(api *kinds.API, custom Extension, address string) *discoverer {
+func newDiscoverer(api *kinds.API, custom Custom, address string) *discoverer {
 	return &discoverer{api: api, custom: custom, addresses: discovery.DefaultAddresses{DefaultAddress: address}}
 }
 

@@ -42,8 +42,11 @@ type Config struct {
 	Stored map[schema.GroupVersionResource]Stored
 	// History answers for the past; nil if there is no event bus.
 	History *history.History
-	// Extension serves all other kinds.
-	Extension Extension
+	// Custom serves all other kinds.
+	Custom Custom
+	// Front serves what is not this server's own, before everything else, and leaves the
+	// rest to next.
+	Front func(next http.Handler) http.Handler
 }
 
 // New returns the whole handler: filters, gin, dispatch.
@@ -57,7 +60,7 @@ func New(c Config) (http.Handler, error) {
 
 // newEngine registers the fixed paths; the rest is dispatched by shape.
 func newEngine(c Config) (*gin.Engine, error) {
-	openapi, err := newOpenAPI(c.API, c.Extension)
+	openapi, err := newOpenAPI(c.API, c.Custom)
 	if err != nil {
 		return nil, err
 	}
@@ -115,9 +118,9 @@ func (c Config) paths() []string {
 
 // dispatcher sends discovery and resource paths to their handlers.
 func (c Config) dispatcher() http.Handler {
-	discoverer := newDiscoverer(c.API, c.Extension, c.Address)
-	resources := newReads(c, newRoutes(c.API, c.Extension.Handler(http.NotFoundHandler())))
-	all := c.Extension.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	discoverer := newDiscoverer(c.API, c.Custom, c.Address)
+	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(http.NotFoundHandler())))
+	all := c.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := discoverer.handler(r.URL.Path); h != nil {
 			h.ServeHTTP(w, r)
 			return

@@ -40,7 +40,7 @@ func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // openAPI serves /openapi/v2 and /openapi/v3. Documents are built when they are first
 // asked for: most servers are never asked for most of them.
 type openAPI struct {
-	custom  Extension
+	custom  Custom
 	builtIn func() (*spec.Swagger, error)
 	mux     *paths
 	v3      *handler3.OpenAPIService
@@ -58,7 +58,7 @@ type swaggerOf struct {
 	err        error
 }
 
-func newOpenAPI(api *kinds.API, custom Extension) (http.Handler, error) {
+func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
 	o := &openAPI{custom: custom, mux: &paths{exact: map[string]http.Handler{}, prefix: map[string]http.Handler{}},
 		v3: handler3.NewOpenAPIService(), published: map[string]string{}}
 	o.builtIn = sync.OnceValues(func() (*spec.Swagger, error) {

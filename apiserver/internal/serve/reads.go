@@ -43,7 +43,7 @@ type Stored struct {
 // handlers, which decode.
 type reads struct {
 	next    http.Handler
-	custom  Extension
+	custom  Custom
 	builtIn map[schema.GroupVersion]bool
 	stored  map[schema.GroupVersionResource]Stored
 	handler map[schema.GroupVersionResource]http.HandlerFunc
@@ -53,7 +53,7 @@ type reads struct {
 var listParameters = []string{"resourceVersion", "resourceVersionMatch", "timeoutSeconds", "timeout", "watch", "allowWatchBookmarks", "sendInitialEvents"}
 
 func newReads(c Config, next http.Handler) *reads {
-	r := &reads{next: next, custom: c.Extension, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
+	r := &reads{next: next, custom: c.Custom, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
 	for _, v := range c.API.Versions {
 		r.builtIn[v.GroupVersion] = true
 	}
