@@ -76,30 +76,43 @@ func parseStored(msg *jetstream.RawStreamMsg) (schemas.Event, error) {
 // has caught up.
 const mirrorPoll = 10 * time.Millisecond
 
+// Mirror is how far a mirror has followed HISTORY.
+type Mirror struct {
+	Stream string
+	Want   uint64 // last message of HISTORY that belongs into it, 0 if there is none
+	Have   uint64 // last message that it has
+}
+
+// Mirrors says how far all mirrors are.
+func (c *Client) Mirrors(ctx context.Context) ([]Mirror, error) {
+	objects, err := c.lastSeq(ctx, StreamHistory, schemas.AllObjects)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := c.lastSeq(ctx, StreamHistory, schemas.AllRoutes)
+	if err != nil {
+		return nil, err
+	}
+	mirrors := []Mirror{{Stream: StreamState, Want: objects}, {Stream: StreamArchive, Want: objects}, {Stream: StreamLastN, Want: routes}}
+	for i := range mirrors {
+		head, err := c.Head(ctx, mirrors[i].Stream)
+		if err != nil {
+			return nil, err
+		}
+		mirrors[i].Have = head.Seq
+	}
+	return mirrors, nil
+}
+
 // WaitMirror waits until a mirror has all that HISTORY had when it was called.
 func (c *Client) WaitMirror(ctx context.Context, mirror string) error {
-	history, err := c.streamInfo(ctx, StreamHistory)
-	if err != nil {
-		return err
-	}
 	filter := schemas.AllObjects
 	if mirror == StreamLastN {
 		filter = schemas.AllRoutes
 	}
-	stream, err := c.js.Stream(ctx, StreamHistory)
+	want, err := c.lastSeq(ctx, StreamHistory, filter)
 	if err != nil {
-		return fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
-	}
-	var want uint64
-	if history.State.Msgs > 0 {
-		last, err := stream.GetLastMsgForSubject(ctx, filter)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-		case err != nil:
-			return fmt.Errorf("bus: last message of %s: %w", filter, explain(err))
-		default:
-			want = last.Sequence
-		}
+		return err
 	}
 	for {
 		head, err := c.Head(ctx, mirror)

@@ -8,6 +8,7 @@ type metrics struct {
 	resyncs   prometheus.Counter
 	position  prometheus.Gauge
 	lag       prometheus.Histogram
+	mirror    *prometheus.GaugeVec
 }
 
 func newMetrics() *metrics {
@@ -29,11 +30,14 @@ func newMetrics() *metrics {
 			Help:    "From the writer's clock before the commit to the stream's acknowledgement.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}),
+		mirror: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "rutter_bus_mirror_lag_seconds", Help: "For how long a mirror has lacked something that the stream has.",
+		}, []string{"stream"}),
 	}
 }
 
 // Collectors are the relay's metrics, for a registry of the caller's choice.
 func (r *Relay) Collectors() []prometheus.Collector {
 	m := r.metrics
-	return []prometheus.Collector{m.published, m.restarts, m.resyncs, m.position, m.lag}
+	return []prometheus.Collector{m.published, m.restarts, m.resyncs, m.position, m.lag, m.mirror}
 }

@@ -25,6 +25,8 @@ type Config struct {
 	// StandbyDelay is how long a relay that was fenced off leaves a change to the
 	// other relay before it takes over.
 	StandbyDelay time.Duration
+	// MirrorCheck is how often it is looked whether the mirrors follow the stream.
+	MirrorCheck time.Duration
 	// MinBackoff and MaxBackoff bound the pause after an error.
 	MinBackoff, MaxBackoff time.Duration
 	// Recover, if set, is called when the bus has no streams. The embedded server's
@@ -40,6 +42,7 @@ func DefaultConfig() Config {
 		Window:          bus.DefaultWindow,
 		CheckpointDelay: time.Second,
 		StandbyDelay:    100 * time.Millisecond,
+		MirrorCheck:     2 * time.Second,
 		MinBackoff:      50 * time.Millisecond,
 		MaxBackoff:      5 * time.Second,
 	}
@@ -200,6 +203,7 @@ func (r *Relay) follow(ctx context.Context, at resume) error {
 	defer wg.Wait()
 	defer cancel(nil)
 	wg.Go(func() { r.saveCheckpoints(ctx, at.epoch) })
+	wg.Go(func() { r.watchMirrors(ctx) })
 	wg.Go(func() {
 		select {
 		case <-window.Failed():

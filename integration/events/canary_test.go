@@ -1,0 +1,92 @@
+package events
+
+import (
+	"bytes"
+	"encoding/base64"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rutter-project/rutter/integration/cluster"
+)
+
+// TestSecretsStaySecret is invariant 8: neither values nor the names of their keys, old or
+// new, in whatever field they were given, are in any file of the data directory or in any
+// event.
+func TestSecretsStaySecret(t *testing.T) {
+	c := cluster.New(t, "--no-node")
+	c.Start()
+	canaries := []string{"CANARYdata", "CANARYstring", "CANARYapplied", "CANARYnew", "CANARYnote", "canarykey", "canaryold"}
+	c.Apply(`apiVersion: v1
+kind: Secret
+metadata: {name: s, labels: {visible: label-is-visible}, annotations: {note: CANARYnote}}
+stringData: {canarykey-a: CANARYstring, canaryold: CANARYapplied}
+data: {canarykey-b: ` + base64.StdEncoding.EncodeToString([]byte("CANARYdata")) + `}`)
+	c.Apply(`apiVersion: v1
+kind: Secret
+metadata: {name: s, labels: {visible: label-is-visible}}
+stringData: {canarykey-a: CANARYnew}`)
+	c.Kubectl("create", "secret", "generic", "gone", "--from-literal=canarykey-c=CANARYdata")
+	c.Kubectl("delete", "secret", "gone")
+	c.Apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: control}\ndata: {key: FOUNDTHIS}")
+	require.Equal(t, "CANARYnew", decoded(t, c.Kubectl("get", "secret", "s", "-o", `jsonpath={.data.canarykey-a}`)), "the API shows it")
+
+	stream, err := c.RutterBus("tap", "--since", "rev-1", "--timeout", "2s", "-o", "ndjson")
+	require.Error(t, err, "ended by its time")
+	require.Contains(t, stream, "FOUNDTHIS", "the search would find something")
+	require.Contains(t, stream, "label-is-visible", "selectors work on events")
+	for _, needle := range needles(canaries) {
+		require.NotContains(t, stream, needle)
+	}
+	c.Kill()
+	found := search(t, c.Dir, append(needles(canaries), "FOUNDTHIS"))
+	require.NotEmpty(t, found["FOUNDTHIS"], "the search finds what is there")
+	delete(found, "FOUNDTHIS")
+	require.Empty(t, found)
+}
+
+// needles are words as they are and as base64 has them, at each of the three offsets.
+func needles(words []string) []string {
+	var out []string
+	for _, word := range words {
+		out = append(out, word)
+		for offset := range 3 {
+			text := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\x00", offset) + word))
+			// The first and last characters depend on the neighbours.
+			begin := (offset*8 + 5) / 6
+			out = append(out, text[begin:len(text)-4])
+		}
+	}
+	return out
+}
+
+func decoded(t *testing.T, text string) string {
+	t.Helper()
+	out, err := base64.StdEncoding.DecodeString(text)
+	require.NoError(t, err)
+	return string(out)
+}
+
+// search lists the files of a directory that have a word, by word.
+func search(t *testing.T, dir string, words []string) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, word := range words {
+			if bytes.Contains(text, []byte(word)) {
+				found[word] = append(found[word], path)
+			}
+		}
+		return err
+	})
+	require.NoError(t, err)
+	return found
+}
