@@ -276,3 +276,27 @@ func TestPortThatIsTakenIsAnError(t *testing.T) {
 	err = s.Start(t.Context())
 	require.ErrorContains(t, err, "address already in use")
 }
+
+// TestNodeCannotWriteIntoAnothersRoute: a node can make the server answer its own request
+// to another node's live subject, and the other node does not believe it.
+func TestNodeCannotWriteIntoAnothersRoute(t *testing.T) {
+	b, ca := secureBus(t)
+	b.sendRoute(t, "n1", schemas.Added, "evil")
+	b.flush(t)
+	b.settle(t, StreamLastN)
+	node := func(name string) *Client {
+		return connect(t, ClientConfig{URL: b.url(), TLS: ca.clientTLS(t, "system:node:"+name, "system:nodes"), Node: name})
+	}
+	attacker, victim := node("n1"), node("n2")
+	table := newPodTable()
+	followRoute(t, victim, "n2", emptyList(b.rev), table)
+	table.wait(t, 0)
+	for range 5 {
+		require.NoError(t, attacker.nc.PublishRequest("bus.API.DIRECT.GET.LASTN.n.n1", "live.n.n2", nil))
+	}
+	_, _, err := (&route{c: attacker, node: "n1", subject: "n.n1"}).tail(t.Context())
+	require.NoError(t, err, "the requests before this one have been answered")
+	want := []int64{b.sendRoute(t, "n2", schemas.Added, "good")}
+	b.flush(t)
+	require.Equal(t, want, table.wait(t, 1))
+}

@@ -150,6 +150,16 @@ func (i *Informers) WaitForRevision(ctx context.Context, rev int64) error {
 	return nil
 }
 
+// Relists is how often informers have lost their place in the stream and begun anew with
+// a snapshot. Handlers then see what differs, not each change in between.
+func (i *Informers) Relists() int64 {
+	var n int64
+	for _, inf := range i.all() {
+		n += inf.source.relists.Load()
+	}
+	return n
+}
+
 func (i *Informers) all() []*informer {
 	i.mu.Lock()
 	defer i.mu.Unlock()

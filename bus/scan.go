@@ -42,6 +42,7 @@ type scan struct {
 
 	last    schemas.Event // last event given to the caller
 	trimmed bool          // the stream has dropped messages after from
+	safe    time.Time     // until then the stream can't have overtaken the reader
 }
 
 // errStop ends a scan early without being an error.
@@ -177,6 +178,9 @@ func (c *Client) scanMessages(ctx context.Context, s *scan, messages jetstream.M
 			return &scanError{fmt.Errorf("bus: read %s: message %d came after %d", s.stream, m.Sequence.Consumer, consumerSeq)}
 		}
 		consumerSeq = m.Sequence.Consumer
+		if err := c.checkOvertaken(ctx, s, m); err != nil {
+			return err
+		}
 		if err := c.scanned(s, msg, m, fn); err != nil {
 			return err
 		}
@@ -236,6 +240,39 @@ func (c *Client) checkAnew(ctx context.Context, s *scan) error {
 	if head.Seq+1 < s.from {
 		s.trimmed, s.from = true, max(head.First, 1)
 	}
+	return nil
+}
+
+const (
+	// scanFresh is how old a message may be and still say that its reader keeps up. What
+	// retention drops is much older.
+	scanFresh = time.Second
+	// fastestTrim is more messages in a second than any stream takes, and so drops.
+	fastestTrim = 100_000
+)
+
+// checkOvertaken notices that the stream has dropped messages before a slow reader came to
+// them: the server goes on with what it still has and says nothing. Only who lags asks,
+// and not again before the end of the stream can have come near.
+func (c *Client) checkOvertaken(ctx context.Context, s *scan, m *jetstream.MsgMetadata) error {
+	now := time.Now()
+	age := now.Sub(m.Timestamp)
+	if s.lost == nil || s.last.Seq == 0 || m.Sequence.Stream <= s.last.Seq+1 || age.Abs() < scanFresh || now.Before(s.safe) {
+		return nil
+	}
+	cfg := s.config("probe-" + nuid.Next())
+	cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = jetstream.DeliverByStartSequencePolicy, 1, nil
+	probe, err := c.js.CreateOrUpdateConsumer(ctx, s.stream, cfg)
+	if err != nil {
+		return &scanError{fmt.Errorf("bus: read %s: %w", s.stream, explain(err))}
+	}
+	defer c.deleteConsumer(ctx, s.stream, cfg.Name)
+	first := probe.CachedInfo().Delivered.Stream + 1
+	if first > s.last.Seq+1 {
+		s.trimmed = true
+		return nil
+	}
+	s.safe = now.Add(time.Duration(s.last.Seq+1-first) * time.Second / fastestTrim)
 	return nil
 }
 

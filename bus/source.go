@@ -6,7 +6,9 @@ import (
 	"reflect"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -27,6 +29,8 @@ type source struct {
 	example runtime.Object
 	log     zerolog.Logger
 	track   *tracker
+	relists atomic.Int64
+	drop    func(*nats.Msg) bool // loses messages, in tests; nil otherwise
 
 	mu  sync.Mutex
 	pos place // what the reflector was given last; guarded by mu

@@ -69,6 +69,7 @@ func (w *stateWatch) run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, ErrExpired) {
+			w.source.relists.Add(1)
 			w.source.log.Info().Err(err).Msg("listing again")
 			status := apierrors.NewResourceExpired(err.Error()).Status()
 			_ = w.send(ctx, watch.Event{Type: watch.Error, Object: &status})
@@ -156,6 +157,9 @@ func (w *stateWatch) receive(ctx context.Context, sub *nats.Subscription) error 
 			return fmt.Errorf("next message: %w", err)
 		}
 		w.seen = time.Now()
+		if drop := w.source.drop; drop != nil && drop(msg) {
+			continue
+		}
 		if msg.Header.Get("Status") != "" {
 			if err := control(w.source.c.nc, msg, consumerSeq); err != nil {
 				return err

@@ -175,6 +175,9 @@ func (c *Cluster) Start() {
 // PID is the process of the running cluster.
 func (c *Cluster) PID() int { return c.process.Process.Pid }
 
+// Program is the rutter binary.
+func (c *Cluster) Program() string { return c.rutter }
+
 // Output is what `rutter up` has printed.
 func (c *Cluster) Output() string { return c.output.String() }
 

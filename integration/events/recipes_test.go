@@ -5,14 +5,19 @@ package events
 import (
 	"bufio"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rutter-project/rutter/integration/cluster"
@@ -162,4 +167,87 @@ func TestTapFollowsTheCluster(t *testing.T) {
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 1, exit.ExitCode())
 	require.Empty(t, out)
+}
+
+// TestOthersNamespacesAreDenied: what RBAC does not open, the bus does not either, live or
+// past.
+func TestOthersNamespacesAreDenied(t *testing.T) {
+	c := cluster.New(t, "--no-node")
+	c.Start()
+	env := map[string]string{}
+	for _, pair := range reader(t, c) {
+		name, value, _ := strings.Cut(pair, "=")
+		env[name] = value
+	}
+	refused := make(chan error, 10)
+	nc, err := nats.Connect(env["BUS"], nats.RootCAs(env["CA"]), nats.Token(env["TOKEN"]), nats.CustomInboxPrefix("_INBOX.u.system:serviceaccount:shop:reader"),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	require.NoError(t, err)
+	defer nc.Close()
+	for _, subject := range []string{"live.h._.configmaps.default.*", "live.h._.secrets.shop.*", "live.h.>", "live.n.*", "_INBOX.u.admin.>"} {
+		_, err := nc.SubscribeSync(subject)
+		require.NoError(t, err)
+		require.ErrorIs(t, within(t, refused), nats.ErrPermissionViolation, subject)
+	}
+	for _, filter := range []string{"h._.configmaps.default.*", "h._.secrets.shop.*", "h.>"} {
+		require.NoError(t, nc.Publish("bus.API.CONSUMER.CREATE.ARCHIVE.x."+filter, nil))
+		require.ErrorIs(t, within(t, refused), nats.ErrPermissionViolation, filter)
+	}
+}
+
+func within(t *testing.T, errs <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-errs:
+		return err
+	case <-time.After(patience):
+		t.Fatal("nothing was refused")
+		return nil
+	}
+}
+
+// TestExportGoesOnWhereItWasKilled sends a cluster's changes to a small receiver; that each
+// comes once at least and in order is tested closer to the code.
+func TestExportGoesOnWhereItWasKilled(t *testing.T) {
+	c := cluster.New(t, "--no-node")
+	c.Start()
+	bodies := make(chan string, 1000)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			bodies <- string(body)
+		}
+	}))
+	defer receiver.Close()
+	export := func() *exec.Cmd {
+		cmd := exec.Command(c.Program(), "export", receiver.URL, "cm", "-n", "default", "--since", "rev-1",
+			"--data-dir", c.Dir, "--run-dir", c.Run, "--bus-port", strconv.Itoa(c.Bus))
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		return cmd
+	}
+	wait := func(word string) {
+		t.Helper()
+		for {
+			select {
+			case body := <-bodies:
+				if strings.Contains(body, word) {
+					return
+				}
+			case <-time.After(patience):
+				t.Fatalf("%s did not come", word)
+			}
+		}
+	}
+	c.Kubectl("create", "configmap", "first")
+	first := export()
+	wait("core/configmaps/default/first")
+	require.NoError(t, first.Process.Kill())
+	_ = first.Wait()
+	c.Kubectl("create", "configmap", "second")
+	second := export()
+	wait("core/configmaps/default/second")
+	require.NoError(t, second.Process.Signal(os.Interrupt))
+	require.NoError(t, second.Wait(), "exit code 0 when interrupted")
 }

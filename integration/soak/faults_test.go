@@ -52,7 +52,11 @@ func faults(w *writers, ownDisk bool) []fault {
 			pause(ctx, between(rng, 0, 500*time.Millisecond))
 			r.etcd = r.start("etcd")
 		}},
-		{"clock jumped", func(_ context.Context, _ *rig, rng *rand.Rand) { w.jump(between(rng, -48*time.Hour, 48*time.Hour)) }},
+		{"clock jumped", func(ctx context.Context, _ *rig, rng *rand.Rand) {
+			w.jump(between(rng, time.Hour, 48*time.Hour))
+			pause(ctx, between(rng, 100*time.Millisecond, time.Second))
+			w.jump(between(rng, -48*time.Hour, 0))
+		}},
 	}
 	if ownDisk {
 		all = append(all, fault{"disk filled", func(ctx context.Context, r *rig, rng *rand.Rand) {
