@@ -39,6 +39,9 @@
 //     GAP comes in order with the changes that are not filtered out, except that
 //     it may be told a little early or late among changes published within the
 //     same moment.
+//   - A tap that is so slow that the stream drops what it has not read is given a GAP
+//     in its place. An informer that loses its place begins anew with a snapshot, logs
+//     it, and counts it in Relists. A node's route lists the pods again.
 //   - A slow reader holds up nobody: informers are stalled by flow control, taps
 //     pull at their pace, and a node's live subject drops what does not fit, which
 //     the node notices and reads again.

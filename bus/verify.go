@@ -207,18 +207,18 @@ func (v *verifier) readStream(ctx context.Context) error {
 		if due == nil {
 			return ctx.Err()
 		}
-		err := errNoAnswer
-		if !waited || v.seq != before {
-			err = v.c.WaitForRevision(patient, due.at.rev)
+		if waited && v.seq == before { // the relay has passed it, and it is not there
+			v.overdue(ordinal{rev: math.MaxInt64})
+			return nil
 		}
+		err := v.c.WaitForRevision(patient, due.at.rev)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err == nil:
-		case waited && v.seq == before || patient.Err() != nil:
+		case patient.Err() != nil:
 			v.overdue(ordinal{rev: math.MaxInt64})
 			return nil
-		default:
+		case err != nil:
 			return err
 		}
 	}
