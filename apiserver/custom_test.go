@@ -1,12 +1,20 @@
 package apiserver_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/tools/cache"
 )
 
 // widgets is a definition with all that a version can have. %[1]s is the group.
@@ -402,4 +410,64 @@ func TestMissingCustomResources(t *testing.T) {
 		require.Equal(t, 404, c.send(t, "GET", group+path, "").status, path)
 	}
 	require.Equal(t, 405, c.send(t, "PUT", group+"/v1/namespaces/default/widgets", "{}", jsonBody).status)
+}
+
+// TestDefinitionIsKnownToAllServers: who has seen a definition established on one
+// server can use it on another at once.
+func TestDefinitionIsKnownToAllServers(t *testing.T) {
+	c := server(t)
+	second := &cluster{etcd: c.etcd, sealFile: c.sealFile}
+	stop, err := second.start(filepath.Dir(c.ca.CAFile()), "second")
+	defer func() { require.NoError(t, stop()) }()
+	require.NoError(t, err)
+	group := c.define(t, widgets)
+	w := second.widget(t, group, "a", "{color: red}")
+	require.Equal(t, 200, c.send(t, "GET", w, "").status)
+	require.Equal(t, 200, second.send(t, "DELETE", w, "").status)
+}
+
+// TestDynamicInformer: the caches of operators follow custom resources.
+func TestDynamicInformer(t *testing.T) {
+	c := server(t)
+	group := c.define(t, widgets)
+	client, err := dynamic.NewForConfig(c.config)
+	require.NoError(t, err)
+	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
+	informer := factory.ForResource(schema.GroupVersionResource{Group: group[len("/apis/"):], Version: "v1", Resource: "widgets"}).Informer()
+	seen := make(chan string, 10)
+	note := func(what string, obj any) {
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			color, _, _ := unstructured.NestedString(u.Object, "spec", "color")
+			seen <- what + " " + u.GetName() + " " + color
+		}
+	}
+	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { note("added", obj) },
+		UpdateFunc: func(_, obj any) { note("changed", obj) },
+		DeleteFunc: func(obj any) { note("deleted", obj) },
+	})
+	require.NoError(t, err)
+	c.widget(t, group, "a", "{color: red}")
+	ctx, cancel := context.WithCancel(t.Context())
+	factory.Start(ctx.Done())
+	defer factory.Shutdown()
+	defer cancel()
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-seen:
+			require.Equal(t, want, got)
+		case <-time.After(patience):
+			t.Fatalf("not seen: %s", want)
+		}
+	}
+	expect("added a red")
+	c.send(t, "PATCH", group+"/v1/namespaces/default/widgets/a", `{"spec":{"color":"blue"}}`, mergePatch)
+	expect("changed a blue")
+	// The informer goes on after the definition, and with it the watch, has changed.
+	a := c.send(t, "PATCH", definitionsPath+"/widgets."+group[len("/apis/"):],
+		`[{"op":"replace","path":"/spec/versions/0/additionalPrinterColumns/0/name","value":"Paint"}]`, "Content-Type: application/json-patch+json")
+	require.Equal(t, 200, a.status, "%s", a.body)
+	c.send(t, "DELETE", group+"/v1/namespaces/default/widgets/a", "")
+	expect("deleted a blue")
 }
