@@ -27,6 +27,7 @@ import (
 // extension is what serves kinds that are not built in: custom resources, and the
 // groups of other API servers.
 type extension struct {
+	then        thens
 	definitions *customresources.Following
 	custom      custom
 	lifecycle   *customresources.Lifecycle
@@ -54,10 +55,12 @@ func (s *Server) extend(hooks webhooks, admit admission.Interface, authz authori
 		return nil, fmt.Errorf("conversion webhooks: %w", err)
 	}
 	e := &extension{definitions: customresources.Follow(definitions)}
-	e.custom = custom{customresources.New(customresources.Config{
+	config := customresources.Config{
 		Source: e.definitions, Open: s.stores.custom, Prefix: prefixOf, Converters: converters,
 		Admission: admit, Authorizer: authz, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
-	})}
+	}
+	e.custom = custom{customresources.New(config)}
+	e.then = thens{config: config, prefix: definitions.Prefix(), present: definitions.Table(), made: map[string]custom{}}
 	if e.lifecycle, err = customresources.NewLifecycle(e.custom.Server, s.clientConfig); err != nil {
 		return nil, err
 	}

@@ -3,10 +3,14 @@ package apiserver
 import (
 	"context"
 	"slices"
+	"strings"
+	"sync"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/rutter-project/rutter/apiserver/internal/customresources"
+	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 )
 
@@ -75,4 +79,44 @@ func readVerbsOf(verbs []string) []string {
 		}
 	}
 	return kept
+}
+
+// thens are servers of custom resources as they were defined in the past.
+type thens struct {
+	config  customresources.Config
+	prefix  string // of definitions in etcd
+	present *view.Table
+
+	mu   sync.Mutex
+	made map[string]custom // by the mark of their definitions; guarded by mu
+}
+
+// maxThens bounds how many sets of definitions of the past are kept ready.
+const maxThens = 8
+
+// at serves the custom resources that were defined in the past which a request reads.
+// The mark is empty if these are the present's.
+func (e *extension) at(ctx context.Context) (serve.Custom, string) {
+	t := &e.then
+	table := view.PastOf(ctx).Table(strings.TrimSuffix(t.prefix, "/"))
+	mark := customresources.Mark(table, t.prefix)
+	if mark == customresources.Mark(t.present, t.prefix) {
+		return e, ""
+	}
+	if mark == "" {
+		mark = "none"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	server, ok := t.made[mark]
+	if !ok {
+		config := t.config
+		config.Source = customresources.Then(table, t.prefix)
+		server = custom{customresources.New(config)}
+		if len(t.made) >= maxThens {
+			clear(t.made)
+		}
+		t.made[mark] = server
+	}
+	return server, mark
 }

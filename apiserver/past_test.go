@@ -221,6 +221,7 @@ func TestPast(t *testing.T) {
 	t.Run("watch tells the state and is quiet", func(t *testing.T) { p.quietWatch(t, ns, then) })
 	t.Run("replay tells what came", func(t *testing.T) { p.replays(t, ns, then, deleted) })
 	t.Run("events", func(t *testing.T) { p.events(t, ns, then, deleted) })
+	t.Run("custom", p.customResources)
 	t.Run("status", func(t *testing.T) { p.status(t, then) })
 }
 
@@ -306,6 +307,7 @@ func (p *past) reviews(t *testing.T, ns, instant string) {
 }
 
 func (p *past) badInstants(t *testing.T) {
+	backwards := fmt.Sprintf("now..rev-%d", p.revision(t)-1)
 	for instant, tc := range map[string]struct {
 		code int
 		want []string
@@ -317,7 +319,7 @@ func (p *past) badInstants(t *testing.T) {
 		"rev-9..rev-x":         {http.StatusBadRequest, []string{"not valid"}},
 		"2001-01-01T00:00:00Z": {http.StatusGone, []string{"no longer held", "oldest instant held is rev-"}},
 		"rev-1":                {http.StatusGone, []string{"no longer held", "oldest instant held is rev-"}},
-		"now..-1s":             {http.StatusBadRequest, []string{"before it begins"}},
+		backwards:              {http.StatusBadRequest, []string{"before it begins"}},
 		"now..now,speed=x":     {http.StatusBadRequest, []string{"speed wants"}},
 	} {
 		a := p.send(t, http.MethodGet, "/at/"+url.PathEscape(instant)+"/api/v1/pods", "")
@@ -325,6 +327,11 @@ func (p *past) badInstants(t *testing.T) {
 		for _, want := range tc.want {
 			require.Contains(t, a.apiStatus(t).Message, want, instant)
 		}
+	}
+	for _, path := range []string{"/api", "/version"} {
+		a := p.send(t, http.MethodGet, "/at/2001-01-01T00:00:00Z"+path, "")
+		require.Equal(t, http.StatusOK, a.status, "discovery goes on, so that clients show why a resource can't be had: %s", a.body)
+		require.Empty(t, a.header.Get("Rutter-Instant-Revision"))
 	}
 	a := p.send(t, http.MethodGet, "/at/now/api/v1/pods?speed=2", "")
 	require.Equal(t, http.StatusBadRequest, a.status, "%s", a.body)
@@ -500,6 +507,35 @@ func (p *past) sse(t *testing.T, ns string, deleted int64) {
 			return
 		}
 	}
+}
+
+// customResources looks at an object whose definition has gone, and at its table.
+func (p *past) customResources(t *testing.T) {
+	before := p.revision(t)
+	var then int64
+	var path string
+	var live answer
+	t.Run("defined", func(t *testing.T) {
+		group := p.define(t, widgets)
+		name := group[len("/apis/"):]
+		path = group + "/v1/namespaces/default/widgets"
+		created := p.send(t, "POST", path, `{"kind":"Widget","apiVersion":"`+name+`/v1","metadata":{"name":"a"},"spec":{"color":"red"}}`, jsonBody)
+		require.Equal(t, 201, created.status, "%s", created.body)
+		live = p.send(t, "GET", path, "")
+		then = revOf(t, live)
+	})
+	require.Equal(t, http.StatusNotFound, p.send(t, "GET", path, "").status, "the definition is gone")
+	old := fmt.Sprintf("/at/rev-%d", then)
+	a := p.send(t, "GET", old+path, "")
+	require.Equal(t, http.StatusOK, a.status, "%s", a.body)
+	require.Equal(t, string(live.body), string(a.body))
+	group, _, _ := strings.Cut(path, "/namespaces")
+	require.Contains(t, string(p.send(t, "GET", old+group, "").body), `"widgets"`)
+	require.Contains(t, string(p.send(t, "GET", old+"/openapi/v3", "").body), group[1:])
+	require.Equal(t, http.StatusNotFound, p.send(t, "GET", fmt.Sprintf("/at/rev-%d%s", before, path), "").status, "not defined yet")
+	table := p.send(t, "GET", old+path, "", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io")
+	require.Equal(t, http.StatusOK, table.status, "%s", table.body)
+	require.Contains(t, string(table.body), `"a"`)
 }
 
 func (p *past) status(t *testing.T, then int64) {

@@ -88,7 +88,7 @@ func (r *resource) newStorage(spec apiextensions.CustomResourceDefinitionVersion
 	strategy := customresource.NewStrategy(types, r.crd.Spec.Scope == apiextensions.NamespaceScoped, kind,
 		validator, statusValidator, r.shape.schemas[spec.Name], status, scaling, spec.SelectableFields)
 	return customresource.NewStorage(r.gvr(spec.Name).GroupResource(), schema.GroupResource{Group: kind.Group, Resource: names.Singular},
-		kind, kind.GroupVersion().WithKind(names.ListKind), strategy, r.options(kind.GroupVersion(), opened), names.Categories, table, r.replicas)
+		kind, kind.GroupVersion().WithKind(names.ListKind), strategy, r.options(kind.GroupVersion(), opened), names.Categories, tables{table}, r.replicas)
 }
 
 // statusSchema validates the status alone, for writes to the status subresource.
@@ -200,7 +200,8 @@ func scaleColumns(s *apiextensions.CustomResourceSubresourceScale) (rest.TableCo
 			list = append(list, apiextensions.CustomResourceColumnDefinition{Name: c.name, Type: "integer", Description: c.about, JSONPath: c.from})
 		}
 	}
-	return tableconvertor.New(append(list, ageColumn()))
+	table, err := tableconvertor.New(append(list, ageColumn()))
+	return tables{table}, err
 }
 
 // fieldPath turns ".spec.replicas" into a path of fields.

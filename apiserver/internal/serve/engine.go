@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -44,6 +45,9 @@ type Config struct {
 	History *history.History
 	// Custom serves all other kinds.
 	Custom Custom
+	// CustomAt serves what was defined in the past that a request reads, and marks which
+	// definitions these are. The mark is empty for those of the present.
+	CustomAt func(ctx context.Context) (custom Custom, mark string)
 	// Front serves what is not this server's own, before everything else, and leaves the
 	// rest to next.
 	Front func(next http.Handler) http.Handler
@@ -60,7 +64,11 @@ func New(c Config) (http.Handler, error) {
 
 // newEngine registers the fixed paths; the rest is dispatched by shape.
 func newEngine(c Config) (*gin.Engine, error) {
-	openapi, err := newOpenAPI(c.API, c.Custom)
+	openapi, err := newThen(c, func(custom Custom) (http.Handler, error) { return newOpenAPI(c.API, custom) })
+	if err != nil {
+		return nil, err
+	}
+	dispatch, err := newThen(c, func(custom Custom) (http.Handler, error) { return c.dispatcher(custom), nil })
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +89,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e.GET("/openid/v1/jwks", gin.WrapH(c.Issuer))
 	e.GET("/debug/pprof/*name", gin.WrapF(profile))
 	e.GET("/", func(g *gin.Context) { g.JSON(http.StatusOK, gin.H{"paths": c.paths()}) })
-	e.NoRoute(gin.WrapH(c.dispatcher()))
+	e.NoRoute(gin.WrapH(dispatch))
 	return e, nil
 }
 
@@ -117,7 +125,8 @@ func (c Config) paths() []string {
 }
 
 // dispatcher sends discovery and resource paths to their handlers.
-func (c Config) dispatcher() http.Handler {
+func (c Config) dispatcher(custom Custom) http.Handler {
+	c.Custom = custom
 	discoverer := newDiscoverer(c.API, c.Custom, c.Address)
 	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(http.NotFoundHandler())))
 	all := c.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

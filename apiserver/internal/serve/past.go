@@ -158,6 +158,12 @@ func (c Config) withPast(next http.Handler) http.Handler {
 			return
 		}
 		reader, err := c.open(r.Context(), v)
+		if info, ok := request.RequestInfoFrom(r.Context()); err != nil && ok && !info.IsResourceRequest {
+			// Clients do not show why discovery failed. They get the present's, and the
+			// reason with the first resource they ask for.
+			next.ServeHTTP(w, r)
+			return
+		}
 		if err != nil {
 			refuse(w, r, pastError(err))
 			return

@@ -132,8 +132,8 @@ func (r *reads) find(req *http.Request) http.HandlerFunc {
 // findCustom finds the handler of a custom resource, which is made for the request:
 // definitions may change at any time.
 func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr schema.GroupVersionResource) http.HandlerFunc {
-	if r.builtIn[gvr.GroupVersion()] {
-		return nil
+	if r.builtIn[gvr.GroupVersion()] || view.PastOf(req.Context()) != nil {
+		return nil // in the past, whether objects are in the version served is not known
 	}
 	stored, ok := r.custom.Plain(info)
 	if !ok {
