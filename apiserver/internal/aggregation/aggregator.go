@@ -101,18 +101,24 @@ func New(c Config) (*Aggregator, error) {
 	return a, err
 }
 
-// notice wakes the reading of discovery if an aggregated server is concerned.
-func (a *Aggregator) notice(_, obj any) {
-	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = gone.Obj
-	}
-	if service, ok := obj.(*apiregistration.APIService); !ok || service.Spec.Service == nil {
+// notice wakes the reading of discovery if an aggregated server is or was concerned.
+func (a *Aggregator) notice(old, obj any) {
+	if !elsewhere(old) && !elsewhere(obj) {
 		return
 	}
 	select {
 	case a.changed <- struct{}{}:
 	default:
 	}
+}
+
+// elsewhere tells that another server serves what an APIService stands for.
+func elsewhere(obj any) bool {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	service, ok := obj.(*apiregistration.APIService)
+	return ok && service.Spec.Service != nil
 }
 
 // Run works until the context ends.
@@ -153,7 +159,7 @@ func (a *Aggregator) remote() []*apiregistration.APIService {
 	}
 	var found []*apiregistration.APIService
 	for _, service := range all {
-		if service.Spec.Service != nil {
+		if elsewhere(service) {
 			found = append(found, service)
 		}
 	}
