@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/aggregation"
+	"github.com/rutter-project/rutter/reconcilers/internal/certificates"
 	"github.com/rutter-project/rutter/reconcilers/internal/deployment"
 	"github.com/rutter-project/rutter/reconcilers/internal/endpoints"
 	"github.com/rutter-project/rutter/reconcilers/internal/endpointslice"
@@ -50,6 +51,8 @@ type Config struct {
 	FinishedPods int
 	// RootCA is the cluster's CA bundle (PEM), published in every namespace.
 	RootCA []byte
+	// Sign signs with the cluster's authority, for CertificateSigningRequests.
+	Sign certificates.Sign
 
 	// API is how to reach the API server; its transport must pass causes on.
 	API    *rest.Config
@@ -75,6 +78,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("reconcilers: NodeGrace %s is not positive", c.NodeGrace)
 	case len(c.RootCA) == 0:
 		return errors.New("reconcilers: RootCA is empty")
+	case c.Sign == nil:
+		return errors.New("reconcilers: Sign is required")
 	case c.API == nil || c.Source == nil:
 		return errors.New("reconcilers: API and Source are required")
 	}
@@ -132,6 +137,9 @@ func New(cfg Config) (*Reconcilers, error) {
 			return podgc.New(c.client("pod-gc"), c.FinishedPods, c.Source, c.Log)
 		},
 		quotas,
+		func(c Config) (*engine.Controller, error) {
+			return certificates.New(c.client("certificate-signing"), c.Sign, c.Source, c.Log)
+		},
 		collector, // last: it reads what others read, as metadata only
 	} {
 		controller, err := make(cfg)

@@ -210,6 +210,30 @@ func (a *Authority) stillGood(pair Pair, leaf Leaf) bool {
 		slices.EqualFunc(cert.IPAddresses, ips, net.IP.Equal)
 }
 
+// SignRequest signs what somebody else's key asks for: its subject and subject
+// alternative names, with one usage, for at most as long as the authority lives. The
+// caller has decided that the request is right.
+func (a *Authority) SignRequest(r *x509.CertificateRequest, usage x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	until := now.Add(life)
+	if until.After(a.cert.NotAfter) {
+		until = a.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, Subject: r.Subject, NotBefore: now.Add(-skew), NotAfter: until,
+		DNSNames: r.DNSNames, IPAddresses: r.IPAddresses, EmailAddresses: r.EmailAddresses, URIs: r.URIs,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, ExtKeyUsage: []x509.ExtKeyUsage{usage}, BasicConstraintsValid: true,
+	}, a.cert, r.PublicKey, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate of %s: %w", r.Subject.CommonName, err)
+	}
+	return certPEM(der), nil
+}
+
 // SigningKey returns a key for signing tokens, made at first use.
 func (a *Authority) SigningKey(name string) (*ecdsa.PrivateKey, error) {
 	path := filepath.Join(a.dir, name+".key")

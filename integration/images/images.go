@@ -52,6 +52,7 @@ func Build(ctx context.Context, importPath, dir string) (file string, err error)
 type Options struct {
 	Files      map[string]string // path in the image to a file on disk; executable
 	Texts      map[string]string // path in the image to its content
+	Links      map[string]string // path in the image to what a symbolic link there points to
 	Entrypoint []string
 	Cmd        []string
 	Env        []string
@@ -110,6 +111,11 @@ func layer(o Options) (v1.Layer, error) {
 	}
 	for name, text := range o.Texts {
 		if err := add(name, []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	for name, target := range o.Links {
+		if err := w.WriteHeader(&tar.Header{Name: strings.TrimPrefix(name, "/"), Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}); err != nil {
 			return nil, err
 		}
 	}

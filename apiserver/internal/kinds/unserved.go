@@ -13,16 +13,15 @@ import (
 // no part of Rutter acts upon yet. Whoever creates one is told, rather than left to
 // wonder.
 var unserved = map[schema.GroupResource]string{
-	{Group: "networking.k8s.io", Resource: "networkpolicies"}:              "it is not enforced: all traffic is allowed",
-	{Group: "apps", Resource: "daemonsets"}:                                "no pods are made for it",
-	{Group: "apps", Resource: "statefulsets"}:                              "no pods are made for it",
-	{Group: "batch", Resource: "jobs"}:                                     "no pods are made for it",
-	{Group: "batch", Resource: "cronjobs"}:                                 "no jobs are made for it",
-	{Group: "autoscaling", Resource: "horizontalpodautoscalers"}:           "nothing is scaled by it",
-	{Resource: "persistentvolumeclaims"}:                                   "it is not bound to a volume",
-	{Group: "policy", Resource: "poddisruptionbudgets"}:                    "its status is not kept, so evictions of its pods are refused",
-	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}: "it is not signed",
-	{Group: "resource.k8s.io", Resource: "resourceclaims"}:                 "no device is allocated for it",
+	{Group: "networking.k8s.io", Resource: "networkpolicies"}:    "it is not enforced: all traffic is allowed",
+	{Group: "apps", Resource: "daemonsets"}:                      "no pods are made for it",
+	{Group: "apps", Resource: "statefulsets"}:                    "no pods are made for it",
+	{Group: "batch", Resource: "jobs"}:                           "no pods are made for it",
+	{Group: "batch", Resource: "cronjobs"}:                       "no jobs are made for it",
+	{Group: "autoscaling", Resource: "horizontalpodautoscalers"}: "nothing is scaled by it",
+	{Resource: "persistentvolumeclaims"}:                         "it is not bound to a volume",
+	{Group: "policy", Resource: "poddisruptionbudgets"}:          "its status is not kept, so evictions of its pods are refused",
+	{Group: "resource.k8s.io", Resource: "resourceclaims"}:       "no device is allocated for it",
 }
 
 // unservedWarning is an admission plugin that refuses nothing and warns of unserved

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -57,6 +58,7 @@ var kinds = []kind{
 	{appsv1.SchemeGroupVersion.WithResource("replicasets"), "ReplicaSet", true, func() runtime.Object { return &appsv1.ReplicaSet{} }},
 	{discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), "EndpointSlice", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
 	{rbacv1.SchemeGroupVersion.WithResource("clusterroles"), "ClusterRole", false, func() runtime.Object { return &rbacv1.ClusterRole{} }},
+	{certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), "CertificateSigningRequest", false, func() runtime.Object { return &certificatesv1.CertificateSigningRequest{} }},
 	{coordinationv1.SchemeGroupVersion.WithResource("leases"), "Lease", true, func() runtime.Object { return &coordinationv1.Lease{} }},
 }
 
@@ -305,7 +307,7 @@ func (s *Server) update(k kind, u *unstructured.Unstructured, subresource string
 	}
 	is := u.DeepCopy()
 	switch {
-	case subresource == "status":
+	case subresource == "status", subresource == "approval":
 		is = was.DeepCopy()
 		is.Object["status"] = u.Object["status"]
 	case was.Object["status"] != nil:

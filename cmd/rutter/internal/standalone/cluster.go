@@ -264,6 +264,7 @@ func (c *Cluster) runControllers(ctx context.Context, g *errgroup.Group, ready f
 
 func (c *Cluster) reconcilers() (*reconcilers.Reconcilers, error) {
 	cfg := reconcilers.DefaultConfig()
+	cfg.Sign = c.ca.SignRequest
 	var err error
 	cfg.API, err = c.connection(pki.Leaf{Name: "reconcilers", CommonName: reconcilersName, Organizations: []string{administrators}, Client: true})
 	if err != nil {
