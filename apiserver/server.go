@@ -60,6 +60,7 @@ type Server struct {
 	extension *extension               // set before anything is served
 	policies  *policystatus.Controller // set before anything is served
 
+	flow  flow
 	ready chan struct{} // closed when everything is served
 	guard guard         // who may read what on the bus
 }
@@ -125,7 +126,8 @@ func (s *Server) prepare() error {
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.informers = informers.NewSharedInformerFactory(s.client, 0)
-	return nil
+	s.flow, err = s.newFlow()
+	return err
 }
 
 // Address is where the server listens, for ports chosen by the system.
@@ -213,11 +215,18 @@ func (s *Server) serve(ctx context.Context) error {
 	outer := s.httpServer(endWatches(ctx, handler))
 	outer.TLSConfig = s.tlsConfig()
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
-	g.Go(func() error { return s.becomeReady(ctx) })
 	g.Go(func() error { return s.extension.follow(ctx) })
 	g.Go(func() error { return s.extension.lifecycle.Run(ctx) })
 	g.Go(func() error { return s.extension.aggregator.Run(ctx) })
 	g.Go(func() error { return s.policies.Run(ctx) })
+	g.Go(func() error { return s.runFlow(ctx) })
+	g.Go(func() error {
+		if err := s.becomeReady(ctx); err != nil {
+			return err
+		}
+		s.keepFlowDefaults(ctx)
+		return nil
+	})
 	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -237,6 +246,9 @@ func (s *Server) becomeReady(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
+	}
+	if err := s.flow.defaults.Ensure(ctx); err != nil {
+		return fmt.Errorf("flow control: %w", err)
 	}
 	for kind, ok := range s.informers.WaitForCacheSync(ctx.Done()) {
 		if !ok {

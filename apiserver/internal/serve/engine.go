@@ -17,6 +17,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
+	flowrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/rutter-project/rutter/apiserver/internal/history"
@@ -25,9 +27,12 @@ import (
 
 // Limits of kube-apiserver 1.37 for requests that are not long-running.
 const (
-	requestTimeout    = 60 * time.Second
-	maxReadsInFlight  = 400
-	maxWritesInFlight = 200
+	requestTimeout = 60 * time.Second
+	// MaxInFlight is how many seats there are for requests: upstream's 400 for reads and
+	// 200 for writes.
+	MaxInFlight = 600
+	// queueTimeout is for how long a request waits for its turn.
+	queueTimeout = requestTimeout / 4
 )
 
 // Config is what the HTTP side is made of. All fields are required.
@@ -38,6 +43,8 @@ type Config struct {
 	Audiences     authenticator.Audiences
 	Issuer        http.Handler // serves the token issuer's discovery documents
 	Health        *Health
+	Flow          utilflowcontrol.Interface // decides who waits for whom
+	Work          flowrequest.WorkEstimatorFunc
 	Address       string // host:port that discovery advertises
 	// Stored are the resources that can be read as the bytes they are stored in.
 	Stored map[schema.GroupVersionResource]Stored
@@ -169,7 +176,7 @@ func (c Config) chain(h http.Handler) http.Handler {
 	h = filters.WithAuthorization(h, c.Authorizer, codecs)
 	h = withReadOnly(h)
 	h = c.withHistory(h)
-	h = serverfilters.WithMaxInFlightLimit(h, maxReadsInFlight, maxWritesInFlight, longRunning)
+	h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)
 	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
 	h = filters.WithAuthentication(h, c.Authenticator, filters.Unauthorized(codecs), c.Audiences, nil)
 	h = filters.WithWarningRecorder(h)
