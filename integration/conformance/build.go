@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// programs are built from Go modules, at the versions in go.mod.
+// programs are built from Go modules, at the versions in upstream/go.mod.
 type programs struct {
 	e2e           string // upstream's tests, as a test binary
 	agnhost       string // the program in most of their images
@@ -32,7 +32,7 @@ func build(ctx context.Context, o options) (programs, error) {
 		file string
 		args []string
 	}{
-		{p.e2e, []string{"test", "-c", "k8s.io/kubernetes/test/e2e"}},
+		{p.e2e, []string{"test", "-c", "-vet=off", "k8s.io/kubernetes/test/e2e"}},
 		{p.agnhost, []string{"build", upstreamImages + "agnhost"}},
 		{p.sampleServer, []string{"build", "k8s.io/sample-apiserver"}},
 		{p.etcd, []string{"build", "go.etcd.io/etcd/server/v3"}},
@@ -40,14 +40,14 @@ func build(ctx context.Context, o options) (programs, error) {
 	} {
 		args := append(step.args[:len(step.args)-1:len(step.args)-1], "-trimpath", "-ldflags", "-s -w", "-o", step.file, step.args[len(step.args)-1])
 		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Dir = o.dir
+		cmd.Dir = filepath.Join(o.dir, "upstream")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return programs{}, fmt.Errorf("build %s: %w\n%s", filepath.Base(step.file), err, text)
 		}
 	}
 	cmd := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", upstreamImages+"agnhost")
-	cmd.Dir = o.dir
+	cmd.Dir = filepath.Join(o.dir, "upstream")
 	text, err := cmd.Output()
 	if err != nil {
 		return programs{}, fmt.Errorf("find %sagnhost: %w", upstreamImages, err)

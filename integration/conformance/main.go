@@ -42,7 +42,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.dir, "dir", ".", "the module's folder, with tests.txt and the other lists")
+	flag.StringVar(&o.dir, "dir", ".", "the folder with tests.txt and the other lists, and upstream's module")
 	flag.StringVar(&o.rutter, "rutter", "../../bin/rutter", "the rutter binary")
 	flag.StringVar(&o.kubectl, "kubectl", "../../bin/kubectl", "the kubectl binary")
 	flag.StringVar(&o.work, "work", "../../bin/conformance", "folder for what is built and reported")

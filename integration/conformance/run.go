@@ -118,7 +118,7 @@ func (r *runner) shard(ctx context.Context, name string, tests []string) (map[st
 	}
 	cmd := exec.CommandContext(ctx, r.binary,
 		"--kubeconfig="+r.kubeconfig, "--provider=skeleton", "--kubectl-path="+kubectl, "--disable-log-dump",
-		"--ginkgo.focus=^("+strings.Join(quoted, "|")+")$", "--ginkgo.json-report="+report, "--ginkgo.no-color", "--ginkgo.v",
+		"--ginkgo.focus=("+strings.Join(quoted, "|")+")$", "--ginkgo.json-report="+report, "--ginkgo.no-color", "--ginkgo.v",
 		"--ginkgo.timeout="+(perTest*time.Duration(len(tests))).String(), "--ginkgo.poll-progress-after=0", "--ginkgo.seed=1")
 	cmd.Env = append(os.Environ(), "KUBE_TEST_REPO_LIST="+r.repositories)
 	cmd.Stdout, cmd.Stderr = output, output

@@ -1,9 +1,9 @@
 //go:build upstream
 
-package main
+// Package upstream names what the conformance runner builds, so that `go mod tidy` keeps
+// what it needs.
+package upstream
 
-// What `./task conformance` builds from upstream, named so that `go mod tidy` keeps what
-// it needs.
 import (
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/test/e2e"
