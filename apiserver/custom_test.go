@@ -203,8 +203,15 @@ func TestCustomResourceOpenAPI(t *testing.T) {
 	require.NoError(t, json.Unmarshal(c.send(t, "GET", "/openapi/v3", "").body, &root))
 	require.NotEqual(t, document.ServerRelativeURL, root.Paths["apis/"+name+"/v1"].ServerRelativeURL)
 	c.undefine(t, "widgets."+name)
-	require.NotContains(t, string(c.send(t, "GET", "/openapi/v2", "").body), "A better widget.")
-	require.NotContains(t, string(c.send(t, "GET", "/openapi/v3", "").body), name)
+	eventually(t, func() error {
+		if b := c.send(t, "GET", "/openapi/v2", "").body; strings.Contains(string(b), "A better widget.") {
+			return fmt.Errorf("the v2 document still has it")
+		}
+		if b := c.send(t, "GET", "/openapi/v3", "").body; strings.Contains(string(b), name) {
+			return fmt.Errorf("the v3 documents still have it")
+		}
+		return nil
+	})
 }
 
 func TestCustomResourceRules(t *testing.T) {
@@ -350,7 +357,14 @@ func TestCustomResourceFromStoredBytes(t *testing.T) {
 	require.Equal(t, 201, a.status, "%s", a.body)
 	decoding := "Accept: application/json, application/yaml" // is not answered from stored bytes
 	for _, p := range []string{path, path + "/a"} {
-		require.JSONEq(t, string(c.send(t, "GET", p, "", decoding).body), string(c.send(t, "GET", p, "").body), p)
+		decoded, stored := c.send(t, "GET", p, "", decoding).object(t), c.send(t, "GET", p, "").object(t)
+		if _, list := decoded["items"]; list { // its revision is the cluster's, which others move
+			for _, l := range []map[string]any{decoded, stored} {
+				require.NotEmpty(t, at(l, "metadata", "resourceVersion"))
+				delete(l["metadata"].(map[string]any), "resourceVersion")
+			}
+		}
+		require.Equal(t, decoded, stored, p)
 	}
 	resp, err := c.etcd.Get(t.Context(), "/rutter/registry/"+group[len("/apis/"):]+"/things/a")
 	require.NoError(t, err)

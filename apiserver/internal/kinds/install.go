@@ -67,7 +67,8 @@ type GroupVersion struct {
 	Resources []apidiscovery.APIResourceDiscovery
 	Storages  map[string]rest.Storage
 
-	openAPI func() *openapicommon.OpenAPIV3Config
+	openAPI  func() *openapicommon.OpenAPIV3Config
+	building *sync.Mutex // of all versions; held while a document is built
 }
 
 // API is everything the built-in kinds serve.
@@ -88,6 +89,7 @@ func Install(c Config) (*API, error) {
 		}
 	}
 	openAPI := sync.OnceValue(v3Config) // the definitions of all kinds are large: make them once
+	var building sync.Mutex
 	types, err := typeConverter(openAPI(), all)
 	if err != nil {
 		return nil, fmt.Errorf("types for server-side apply: %w", err)
@@ -99,7 +101,7 @@ func Install(c Config) (*API, error) {
 		if err != nil {
 			return nil, fmt.Errorf("install %s: %w", gv, err)
 		}
-		v.openAPI = openAPI
+		v.openAPI, v.building = openAPI, &building
 		api.Versions = append(api.Versions, v)
 	}
 	return api, nil

@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -94,8 +95,12 @@ func (a *API) OpenAPIV2() (*spec.Swagger, error) {
 	return openapibuilder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(services), v2Config())
 }
 
-// OpenAPIV3 describes one version.
+// OpenAPIV3 describes one version. The builder writes into the definitions that all
+// versions share; so one builds at a time, and leaves with copies of what others may
+// write into.
 func (v GroupVersion) OpenAPIV3() (*spec3.OpenAPI, error) {
+	v.building.Lock()
+	defer v.building.Unlock()
 	doc, err := openapibuilder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{v.Service}), v.openAPI())
 	if err != nil {
 		return nil, err
@@ -104,13 +109,14 @@ func (v GroupVersion) OpenAPIV3() (*spec3.OpenAPI, error) {
 	return doc, nil
 }
 
-// keepOwnKinds removes from shared schemas (DeleteOptions and the like) the group
-// versions that other documents describe.
+// keepOwnKinds makes the document's extensions its own, and removes from shared schemas
+// (DeleteOptions and the like) the group versions that other documents describe.
 func (v GroupVersion) keepOwnKinds(doc *spec3.OpenAPI) {
 	if doc.Components == nil {
 		return
 	}
 	for _, s := range doc.Components.Schemas {
+		s.Extensions = maps.Clone(s.Extensions)
 		kinds, ok := s.Extensions["x-kubernetes-group-version-kind"].([]interface{})
 		if !ok {
 			continue
