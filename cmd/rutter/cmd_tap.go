@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -57,7 +57,7 @@ done.`,
 	c.Flags().StringSliceVar(&f.types, "type", nil, "only changes of these types: ADDED, MODIFIED, DELETED")
 	c.Flags().StringVar(&f.user, "user", "", "only changes by this user")
 	c.Flags().StringVar(&f.manager, "manager", "", "only changes by this field manager")
-	c.Flags().StringVar(&f.since, "since", "", "begin in the past: a duration (10m), an RFC 3339 time, or rev-N")
+	c.Flags().StringVar(&f.since, "since", "", "begin in the past: "+past.Forms)
 	c.Flags().IntVar(&f.limit, "limit", 0, "end after so many changes; 0 for none")
 	c.Flags().DurationVar(&f.timeout, "timeout", 0, "end after this time; 0 for never")
 	outputFlag(c, &f.output)
@@ -198,25 +198,10 @@ func parseSince(since string, now time.Time, opts *bus.TapOptions) error {
 	if since == "" {
 		return nil
 	}
-	if text, ok := strings.CutPrefix(since, "rev-"); ok {
-		rev, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || rev < 1 {
-			return fmt.Errorf("--since %q: rev- wants a revision, such as rev-1234", since)
-		}
-		opts.SinceRev = rev
-		return nil
-	}
-	if d, err := time.ParseDuration(strings.TrimPrefix(since, "-")); err == nil {
-		opts.Since = now.Add(-d)
-		return nil
-	}
-	at, err := time.Parse(time.RFC3339, since)
+	at, err := past.ParseInstant(since, now)
 	if err != nil {
-		return fmt.Errorf("--since %q is no duration (10m), no RFC 3339 time, and no rev-N", since)
+		return fmt.Errorf("--since %w", err)
 	}
-	if at.After(now) {
-		return fmt.Errorf("--since %q lies in the future; leave it out to begin now", since)
-	}
-	opts.Since = at
+	opts.SinceRev, opts.Since = at.Rev, at.At
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +45,7 @@ func completeResource(_ *cobra.Command, args []string, _ string) ([]string, cobr
 func eventWriter(w io.Writer, form string, before func(schemas.Event) (schemas.Event, error)) (func(schemas.Event) error, error) {
 	switch form {
 	case "table":
-		return tableWriter(w), nil
+		return tableWriter(w, liveClock), nil
 	case "json", "ndjson":
 		encoder := json.NewEncoder(w)
 		return func(e schemas.Event) error { return encoder.Encode(e) }, nil
@@ -58,41 +59,62 @@ func eventWriter(w io.Writer, form string, before func(schemas.Event) (schemas.E
 			return err
 		}, nil
 	case "diff":
-		d := &diffWriter{w: w, before: before, known: map[schemas.Key]schemas.Event{}}
-		return d.write, nil
+		return diffEvents(w, liveClock, before), nil
 	default:
 		return nil, fmt.Errorf("--output %q: want %s", form, strings.Join(eventForms, ", "))
 	}
 }
 
-const rowFormat = "%-15s %-9s %-9s %-58s %-32s %-7s %s\n"
+const rowFormat = "%-*s %-9s %-9s %-58s %-32s %-7s %s\n"
 
-func tableWriter(w io.Writer) func(schemas.Event) error {
+// clock is how times are shown: by the watch on the wall for what happens now, whole and
+// in UTC for what was.
+type clock struct {
+	format string
+	utc    bool
+}
+
+var (
+	liveClock = clock{format: "15:04:05.000000"}
+	pastClock = clock{format: "2006-01-02T15:04:05.000Z", utc: true}
+)
+
+func (c clock) text(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	if c.utc {
+		t = t.UTC()
+	} else {
+		t = t.Local()
+	}
+	return t.Format(c.format)
+}
+
+func tableWriter(w io.Writer, c clock) func(schemas.Event) error {
 	first := true
 	return func(e schemas.Event) error {
 		if first {
 			first = false
-			if _, err := fmt.Fprintf(w, rowFormat, "TIME", "REVISION", "CHANGE", "OBJECT", "BY", "VERB", "CAUSE"); err != nil {
+			if _, err := fmt.Fprintf(w, rowFormat, len(c.format), "TIME", "REVISION", "CHANGE", "OBJECT", "BY", "VERB", "CAUSE"); err != nil {
 				return err
 			}
 		}
-		return writeRow(w, e)
+		return writeRow(w, c, e)
 	}
 }
 
-const clockFormat = "15:04:05.000000"
-
 // writeRow prints one event as a line of the table.
-func writeRow(w io.Writer, e schemas.Event) error {
+func writeRow(w io.Writer, clock clock, e schemas.Event) error {
 	if e.Type == schemas.Gap {
-		_, err := fmt.Fprintf(w, rowFormat, "", fmt.Sprint(e.Rev), e.Type, gapText(e), "", "", "")
+		_, err := fmt.Fprintf(w, rowFormat, len(clock.format), "", fmt.Sprint(e.Rev), e.Type, gapText(e), "", "", "")
 		return err
 	}
 	var causes []string
 	for _, c := range e.Header.Cause {
 		causes = append(causes, fmt.Sprint(c))
 	}
-	_, err := fmt.Fprintf(w, rowFormat, e.Header.Time.Local().Format(clockFormat), fmt.Sprint(e.Rev), e.Type, objectName(e.Key), actor(e), e.Header.Verb, strings.Join(causes, ","))
+	_, err := fmt.Fprintf(w, rowFormat, len(clock.format), clock.text(e.Header.Time), fmt.Sprint(e.Rev), e.Type, objectName(e.Key), actor(e), e.Header.Verb, strings.Join(causes, ","))
 	return err
 }
 
@@ -131,8 +153,14 @@ const maxKnown = 1000
 // diffWriter prints what changed in an object.
 type diffWriter struct {
 	w      io.Writer
+	clock  clock
 	before func(schemas.Event) (schemas.Event, error)
 	known  map[schemas.Key]schemas.Event // last events, by object
+}
+
+func diffEvents(w io.Writer, c clock, before func(schemas.Event) (schemas.Event, error)) func(schemas.Event) error {
+	d := &diffWriter{w: w, clock: c, before: before, known: map[schemas.Key]schemas.Event{}}
+	return d.write
 }
 
 func (d *diffWriter) write(e schemas.Event) error {
@@ -141,7 +169,7 @@ func (d *diffWriter) write(e schemas.Event) error {
 		_, err := fmt.Fprintf(d.w, "%d %s %s\n", e.Rev, e.Type, gapText(e))
 		return err
 	}
-	_, err := fmt.Fprintf(d.w, "%s %d %s %s by %s\n", e.Header.Time.Local().Format(clockFormat), e.Rev, e.Type, objectName(e.Key), actor(e))
+	_, err := fmt.Fprintf(d.w, "%s %d %s %s by %s\n", d.clock.text(e.Header.Time), e.Rev, e.Type, objectName(e.Key), actor(e))
 	if err != nil {
 		return err
 	}

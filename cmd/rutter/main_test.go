@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -34,7 +35,7 @@ func rutter(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestHelpGolden(t *testing.T) {
-	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "verify", "version"} {
+	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "diff", "blame", "why", "verify", "version"} {
 		name := "help.txt"
 		args := []string{"--help"}
 		if command != "" {
@@ -66,6 +67,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
+	t.Setenv("KUBECONFIG", "")
 	absent := filepath.Join(t.TempDir(), "absent")
 	data := "--data-dir=" + absent
 	for name, tc := range map[string]struct {
@@ -79,11 +81,11 @@ func TestErrors(t *testing.T) {
 		"address is none":        {[]string{"up", data, "--address", "here"}, "rutter: --address \"here\" is not an IP address: ParseAddr(\"here\"): unable to parse IP\n"},
 		"relative directory":     {[]string{"up", "--data-dir=x"}, "rutter: --data-dir \"x\" is not an absolute path\n"},
 		"tap without cluster":    {[]string{"tap", data}, "rutter: no cluster runs on " + absent + "; start it with `rutter up`\n"},
-		"log without cluster":    {[]string{"log", "deploy/web", data}, "rutter: no cluster runs on " + absent + "; start it with `rutter up`\n"},
+		"log without cluster":    {[]string{"log", "deploy/web", data}, "rutter: no kubeconfig " + absent + "/admin.kubeconfig; give --kubeconfig, set KUBECONFIG, or start a cluster with `rutter up`\n"},
 		"verify without cluster": {[]string{"verify", data}, "rutter: no cluster runs on " + absent + "; start it with `rutter up`\n"},
 		"kubeconfig of none":     {[]string{"kubeconfig", data}, "rutter: no cluster was started on " + absent + " yet: open " + absent + "/admin.kubeconfig: no such file or directory\n"},
 		"tap of nonsense":        {[]string{"tap", "widgets", data}, "rutter: resource \"widgets\" is not known by that name; give it in the plural with its group, such as widgets.example.com\n"},
-		"tap since nonsense":     {[]string{"tap", "--since", "noon", data}, "rutter: --since \"noon\" is no duration (10m), no RFC 3339 time, and no rev-N\n"},
+		"tap since nonsense":     {[]string{"tap", "--since", "noon", data}, "rutter: --since \"noon\" is no instant; want " + past.Forms + "\n"},
 		"tap in nonsense":        {[]string{"tap", "-o", "xml", data}, "rutter: --output \"xml\": want table, ndjson, json, cloudevents, diff\n"},
 		"log of no name":         {[]string{"log", "deploy", data}, "rutter: \"deploy\" names no object; give RESOURCE/NAME, such as deploy/web\n"},
 		"log of nothing":         {[]string{"log", data}, "rutter: accepts 1 arg(s), received 0\n"},
@@ -149,25 +151,6 @@ func TestParseSince(t *testing.T) {
 	}
 }
 
-func TestLogKey(t *testing.T) {
-	for arg, want := range map[string]schemas.Key{
-		"deploy/web":            {Group: "apps", Resource: "deployments", Namespace: "shop", Name: "web"},
-		"pod/web-1":             {Resource: "pods", Namespace: "shop", Name: "web-1"},
-		"node/worker-1":         {Resource: "nodes", Name: "worker-1"},
-		"ns/shop":               {Resource: "namespaces", Name: "shop"},
-		"widgets.example.com/w": {Group: "example.com", Resource: "widgets", Namespace: "shop", Name: "w"},
-		"clusterroles.rbac.authorization.k8s.io/system:node": {Group: "rbac.authorization.k8s.io", Resource: "clusterroles", Name: "system:node"},
-	} {
-		got, err := logKey(arg, "shop")
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	for _, bad := range []string{"", "web", "deploy/", "/web", "deploy/web/x"} {
-		_, err := logKey(bad, "shop")
-		require.Error(t, err, bad)
-	}
-}
-
 var event = schemas.Event{Rev: 42, Cnt: 1, Type: schemas.Modified, PrevRev: 40,
 	Key:    schemas.Key{Group: "apps", Resource: "deployments", Namespace: "shop", Name: "web"},
 	Header: schemas.Header{V: 1, Time: time.Date(2026, 1, 2, 15, 4, 5, 6000, time.UTC), Verb: "update", User: "alice", Manager: "kubectl", Cause: []int64{7, 9}},
@@ -184,7 +167,7 @@ func TestEventTable(t *testing.T) {
 	require.Equal(t, strings.Join([]string{
 		"TIME            REVISION  CHANGE    OBJECT                                                     BY                               VERB    CAUSE",
 		"15:04:05.000006 42        MODIFIED  shop deployments.apps/web                                  alice (kubectl)                  update  7,9",
-		"00:00:00.000000 42        DELETED   nodes/n                                                    rutter:scheduler                 delete  ",
+		"                42        DELETED   nodes/n                                                    rutter:scheduler                 delete  ",
 		"",
 	}, "\n"), out.String())
 }

@@ -31,6 +31,21 @@ var shortNames = map[string]resourceName{
 	"netpol": {"networking.k8s.io", "networkpolicies"},
 }
 
+// clusterScoped are the built-in resources without a namespace.
+var clusterScoped = map[resourceName]bool{
+	{"", "nodes"}: true, {"", "namespaces"}: true,
+	{"rbac.authorization.k8s.io", "clusterroles"}: true, {"rbac.authorization.k8s.io", "clusterrolebindings"}: true,
+	{"storage.k8s.io", "storageclasses"}: true, {"storage.k8s.io", "csidrivers"}: true, {"storage.k8s.io", "csinodes"}: true,
+	{"storage.k8s.io", "volumeattachments"}: true, {"storage.k8s.io", "volumeattributesclasses"}: true,
+	{"scheduling.k8s.io", "priorityclasses"}: true, {"node.k8s.io", "runtimeclasses"}: true,
+	{"certificates.k8s.io", "certificatesigningrequests"}: true,
+	{"networking.k8s.io", "ingressclasses"}:               true, {"networking.k8s.io", "ipaddresses"}: true, {"networking.k8s.io", "servicecidrs"}: true,
+	{"flowcontrol.apiserver.k8s.io", "flowschemas"}: true, {"flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"}: true,
+	{"admissionregistration.k8s.io", "validatingwebhookconfigurations"}: true, {"admissionregistration.k8s.io", "mutatingwebhookconfigurations"}: true,
+	{"admissionregistration.k8s.io", "validatingadmissionpolicies"}: true, {"admissionregistration.k8s.io", "validatingadmissionpolicybindings"}: true,
+	{"admissionregistration.k8s.io", "mutatingadmissionpolicies"}: true, {"admissionregistration.k8s.io", "mutatingadmissionpolicybindings"}: true,
+}
+
 // parseResource reads "deploy", "pods" or "widgets.example.com".
 func parseResource(s string) (resourceName, error) {
 	if r, ok := shortNames[strings.ToLower(s)]; ok {

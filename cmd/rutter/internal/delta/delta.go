@@ -166,7 +166,12 @@ func keyed(list []any, key string) (map[string]any, bool) {
 		if !ok || element[key] == nil {
 			return nil, false
 		}
-		out[fmt.Sprint(element[key])] = v
+		out[keyText(element, key)] = v
 	}
 	return out, len(out) == len(list)
+}
+
+// keyText is the value of an element's key. The element is known to have it.
+func keyText(element any, key string) string {
+	return fmt.Sprint(element.(map[string]any)[key])
 }

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// blameFlags say which state of an object is explained.
+type blameFlags struct {
+	operator
+	at     string
+	output string
+}
+
+var plainForms = []string{"table", "json", "yaml"}
+
+func newBlame(cfg *standalone.Config) *cobra.Command {
+	f := blameFlags{operator: operator{cluster: cfg}}
+	c := &cobra.Command{
+		Use:   "blame RESOURCE[.GROUP]/NAME",
+		Short: "Say who last set each field of an object",
+		Long: `Blame lists the fields of an object with the change that gave each its value: revision,
+time, user and field manager. A field that is older than all changes that are held has a
+"before" in front of the oldest of them. Of an object that is gone, the last state is
+explained. The values of Secrets are not in the log, so their fields are not listed.
+
+Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
+		Example: `  rutter blame deploy/web -n shop
+  rutter blame deploy/web -n shop --at -1h | grep image
+  rutter blame cm/settings -o json`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeResource,
+		RunE:              func(cmd *cobra.Command, args []string) error { return runBlame(cmd, f, args[0]) },
+	}
+	f.flags(c)
+	c.Flags().StringVar(&f.at, "at", "now", "the object as it was at this instant: "+past.Forms)
+	plainOutput(c, &f.output)
+	return c
+}
+
+func plainOutput(c *cobra.Command, output *string) {
+	c.Flags().StringVarP(output, "output", "o", "table", strings.Join(plainForms, ", "))
+	complete(c, "output", plainForms)
+}
+
+func checkPlain(output string) error {
+	if !slices.Contains(plainForms, output) {
+		return fmt.Errorf("--output %q: want %s", output, strings.Join(plainForms, ", "))
+	}
+	return nil
+}
+
+func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
+	if _, _, err := splitObject(arg); err != nil {
+		return err
+	}
+	if err := checkPlain(f.output); err != nil {
+		return err
+	}
+	s, err := f.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	r, key, err := f.object(s, arg)
+	if err != nil {
+		return err
+	}
+	at, err := resolve(cmd, s, "--at", f.at)
+	if err != nil {
+		return err
+	}
+	events, err := s.Of(cmd.Context(), key, at.Rev)
+	if err != nil {
+		return err
+	}
+	if len(events) == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s are held up to %s.\n", objectName(key), at.Text())
+		return errFound
+	}
+	var base []byte
+	if first := events[0]; first.PrevRev > 0 && !sealed(key) {
+		if base, err = s.ObjectHeld(cmd.Context(), remote.RevText(first.PrevRev), r, key); err != nil {
+			return err
+		}
+	}
+	origins, err := past.Blame(base, events)
+	if err != nil {
+		return err
+	}
+	return writeBlame(cmd.OutOrStdout(), f.output, origins)
+}
+
+// sealed objects are in the log without what they hold.
+func sealed(key schemas.Key) bool { return key.Group == "" && key.Resource == "secrets" }
+
+// blameRow is a field in JSON and YAML.
+type blameRow struct {
+	Field    string    `json:"field"`
+	Value    string    `json:"value"`
+	Revision int64     `json:"revision"`
+	Known    bool      `json:"known"`
+	Time     time.Time `json:"time"`
+	User     string    `json:"user,omitempty"`
+	Manager  string    `json:"manager,omitempty"`
+}
+
+func writeBlame(w io.Writer, form string, origins []past.Origin) error {
+	rows := make([]blameRow, len(origins))
+	for i, o := range origins {
+		rows[i] = blameRow{Field: o.Path, Value: o.Value, Revision: o.By.Rev, Known: o.Known, Time: o.By.Header.Time.UTC()}
+		if o.Known {
+			rows[i].User, rows[i].Manager = o.By.Header.User, o.By.Header.Manager
+		}
+	}
+	switch form {
+	case "json":
+		return writeJSON(w, rows)
+	case "yaml":
+		return writeYAML(w, rows)
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "REVISION\tTIME\tUSER\tMANAGER\tFIELD\tVALUE")
+	for _, r := range rows {
+		revision := fmt.Sprint(r.Revision)
+		if !r.Known {
+			revision = "before " + revision
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", revision, pastClock.text(r.Time), r.User, r.Manager, r.Field, shorten(r.Value))
+	}
+	return table.Flush()
+}
+
+// maxCell keeps a long value from breaking a table; JSON has it whole.
+const maxCell = 80
+
+func shorten(value string) string {
+	runes := []rune(value)
+	if len(runes) <= maxCell {
+		return value
+	}
+	return string(runes[:maxCell-1]) + "…"
+}

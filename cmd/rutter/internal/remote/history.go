@@ -1,0 +1,192 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// Instant is what the server takes an instant for.
+type Instant struct {
+	Rev  int64     `json:"revision"`
+	Time time.Time `json:"time"`
+}
+
+// Text is the instant as it stands in paths.
+func (i Instant) Text() string { return RevText(i.Rev) }
+
+// RevText is a revision as it stands in paths.
+func RevText(rev int64) string { return "rev-" + strconv.FormatInt(rev, 10) }
+
+// Resolve asks what an instant means.
+func (s *Server) Resolve(ctx context.Context, text string) (Instant, error) {
+	var found Instant
+	err := s.get(ctx, "/history/instant", url.Values{"at": {text}}, &found)
+	return found, err
+}
+
+// Status is what the log holds. Fields that are not named are not ours.
+type Status struct {
+	Oldest    *Instant `json:"oldest"`
+	Newest    Instant  `json:"newest"`
+	Events    uint64   `json:"events"`
+	Bytes     uint64   `json:"bytes"`
+	Keyframes []struct {
+		Instant
+		Objects int   `json:"objects"`
+		Bytes   int64 `json:"bytes"`
+	} `json:"keyframes"`
+	Gaps []struct {
+		From   Instant `json:"from"`
+		To     Instant `json:"to"`
+		Reason string  `json:"reason"`
+	} `json:"gaps"`
+	Retention struct {
+		MaxAgeSeconds    int64 `json:"maxAgeSeconds"`
+		MaxBytes         int64 `json:"maxBytes"`
+		MaxKeyframeBytes int64 `json:"maxKeyframeBytes"`
+	} `json:"retention"`
+}
+
+// Status asks what the log holds; text is the whole answer.
+func (s *Server) Status(ctx context.Context) (st Status, text json.RawMessage, err error) {
+	if err := s.get(ctx, "/history/status", nil, &text); err != nil {
+		return Status{}, nil, err
+	}
+	if err := json.Unmarshal(text, &st); err != nil {
+		return Status{}, nil, fmt.Errorf("history status: %w", err)
+	}
+	return st, text, nil
+}
+
+// Query chooses events. Nil fields are any; Since and Until are instants or empty.
+type Query struct {
+	Group, Resource, Namespace, Name *string
+	Since, Until                     string
+}
+
+// QueryOf asks for the events of one object.
+func QueryOf(key schemas.Key) Query {
+	return Query{Group: &key.Group, Resource: &key.Resource, Namespace: &key.Namespace, Name: &key.Name}
+}
+
+func (q Query) values() url.Values {
+	v := url.Values{}
+	for name, field := range map[string]*string{"group": q.Group, "resource": q.Resource, "namespace": q.Namespace, "name": q.Name} {
+		if field != nil {
+			v.Set(name, *field)
+		}
+	}
+	for name, text := range map[string]string{"since": q.Since, "until": q.Until} {
+		if text != "" {
+			v.Set(name, text)
+		}
+	}
+	return v
+}
+
+// Events hands the events that the caller may see to fn, in order.
+func (s *Server) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
+	body, err := s.do(ctx, http.MethodGet, "/history/events", q.values(), nil, "")
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	lines := json.NewDecoder(body)
+	for {
+		var e schemas.Event
+		err := lines.Decode(&e)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
+		}
+		if e.Type == "ERROR" {
+			var status metav1.Status
+			if err := json.Unmarshal(e.Object, &status); err != nil {
+				return fmt.Errorf("events ended with an error that can't be read: %w", err)
+			}
+			return &apierrors.StatusError{ErrStatus: status}
+		}
+		if err := s.complete(ctx, &e); err != nil {
+			return err
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+}
+
+// complete fetches an object that was too large for the bus. One that is not held any
+// more stays away.
+func (s *Server) complete(ctx context.Context, e *schemas.Event) error {
+	if e.DataRef == "" || len(e.Object) > 0 {
+		return nil
+	}
+	var object json.RawMessage
+	err := s.get(ctx, e.DataRef, nil, &object)
+	if err != nil && !gone(err) {
+		return err
+	}
+	e.Object = object
+	return nil
+}
+
+// gone reports that something is not held, or was never there.
+func gone(err error) bool {
+	return apierrors.IsNotFound(err) || expired(err)
+}
+
+func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
+
+// At lists the events of one revision; none if it is not held.
+func (s *Server) At(ctx context.Context, rev int64) ([]schemas.Event, error) {
+	return s.list(ctx, Query{Since: RevText(rev), Until: RevText(rev)})
+}
+
+// Of lists the events of one object up to a revision.
+func (s *Server) Of(ctx context.Context, key schemas.Key, until int64) ([]schemas.Event, error) {
+	q := QueryOf(key)
+	q.Until = RevText(until)
+	return s.list(ctx, q)
+}
+
+func (s *Server) list(ctx context.Context, q Query) ([]schemas.Event, error) {
+	var out []schemas.Event
+	err := s.Events(ctx, q, func(e schemas.Event) error {
+		if e.Type != schemas.Gap {
+			out = append(out, e)
+		}
+		return nil
+	})
+	if err != nil && !gone(err) {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Before is the event of the same object before another one; Rev is 0 if it is not held.
+func (s *Server) Before(ctx context.Context, e schemas.Event) (schemas.Event, error) {
+	if e.PrevRev == 0 {
+		return schemas.Event{}, nil
+	}
+	q := QueryOf(e.Key)
+	q.Since, q.Until = RevText(e.PrevRev), RevText(e.PrevRev)
+	events, err := s.list(ctx, q)
+	if err != nil || len(events) == 0 {
+		return schemas.Event{}, err
+	}
+	return events[len(events)-1], nil
+}
