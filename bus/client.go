@@ -161,25 +161,6 @@ func (c *Client) whenLost() <-chan struct{} {
 	return c.lost
 }
 
-// endWith unsubscribes when ctx ends or the connection is lost, so that a reader
-// of the subscription wakes up. The caller must call stop.
-func (c *Client) endWith(ctx context.Context, sub *nats.Subscription) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	lost, done := c.whenLost(), make(chan struct{})
-	go func() {
-		defer close(done)
-		select {
-		case <-ctx.Done():
-		case <-lost:
-		}
-		_ = sub.Unsubscribe()
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
 // Close ends the connection and everything that runs on it.
 func (c *Client) Close() { c.nc.Close() }
 

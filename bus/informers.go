@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
@@ -206,7 +207,11 @@ func (c *Client) lastMsg(ctx context.Context, stream, filter string) (*jetstream
 // WaitForRevision waits until STATE has every change up to rev, which is the
 // resourceVersion of some object.
 func (c *Client) WaitForRevision(ctx context.Context, rev int64) error {
-	sub, err := c.nc.SubscribeSync(schemas.LiveRoot + schemas.AllObjects)
+	reached, lost := make(chan struct{}), c.whenLost()
+	sub, err := c.nc.Subscribe(schemas.LiveRoot+schemas.AllObjects, once(reached, func(msg *nats.Msg) bool {
+		e, err := schemas.ParseEvent(map[string][]string(msg.Header), msg.Data)
+		return err == nil && reaches(e, rev)
+	}))
 	if err != nil {
 		return fmt.Errorf("bus: wait for revision %d: %w", rev, err)
 	}
@@ -228,14 +233,24 @@ func (c *Client) WaitForRevision(ctx context.Context, rev int64) error {
 			return nil
 		}
 	}
-	for {
-		msg, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return fmt.Errorf("bus: wait for revision %d: %w", rev, err)
-		}
-		e, err := schemas.ParseEvent(map[string][]string(msg.Header), msg.Data)
-		if err == nil && reaches(e, rev) {
-			return nil
+	select {
+	case <-reached:
+		return nil
+	case <-lost:
+		return fmt.Errorf("bus: wait for revision %d: %w", rev, errConnectionLost)
+	case <-ctx.Done():
+		return fmt.Errorf("bus: wait for revision %d: %w", rev, ctx.Err())
+	}
+}
+
+// once makes a handler of messages that closes done with the first one that is right.
+// nats.go calls it from one goroutine.
+func once(done chan<- struct{}, right func(*nats.Msg) bool) nats.MsgHandler {
+	closed := false
+	return func(msg *nats.Msg) {
+		if !closed && right(msg) {
+			closed = true
+			close(done)
 		}
 	}
 }

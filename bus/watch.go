@@ -21,6 +21,7 @@ const (
 	heartbeatsMissed  = 2
 	consumerIdle      = 5 * time.Minute
 	watchBuffer       = 256
+	arrivalBuffer     = 64
 	minResubscribe    = 50 * time.Millisecond
 	maxResubscribe    = 5 * time.Second
 	statusControl     = "100"
@@ -96,14 +97,11 @@ func (w *stateWatch) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sub, err := c.nc.SubscribeSync(cfg.DeliverSubject)
+	arrivals, err := c.arrivals(ctx, cfg.DeliverSubject)
 	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+		return err
 	}
-	defer c.endWith(ctx, sub)()
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
+	defer arrivals.stop()
 	consumer, err := c.js.CreatePushConsumer(ctx, StreamState, cfg)
 	if err != nil {
 		return fmt.Errorf("create consumer: %w", explain(err))
@@ -114,7 +112,7 @@ func (w *stateWatch) session(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.receive(ctx, sub)
+	return w.receive(ctx, arrivals)
 }
 
 // prepare decides where the next consumer begins.
@@ -147,12 +145,12 @@ func (w *stateWatch) prepare(ctx context.Context) (jetstream.ConsumerConfig, err
 }
 
 // receive takes messages until one is missing or the server falls silent.
-func (w *stateWatch) receive(ctx context.Context, sub *nats.Subscription) error {
+func (w *stateWatch) receive(ctx context.Context, arrivals *arrivals) error {
 	// A little more than the heartbeats take, so that a late one is no loss.
 	silence := heartbeatsMissed*w.source.c.cfg.Heartbeat + w.source.c.cfg.Heartbeat/2
 	var consumerSeq uint64
 	for {
-		msg, err := sub.NextMsg(silence)
+		msg, err := arrivals.next(silence)
 		if err != nil {
 			return fmt.Errorf("next message: %w", err)
 		}
