@@ -36,14 +36,14 @@ type PodSink interface {
 	Remove(pod *corev1.Pod, rev int64)
 }
 
-// ObjectRef names a ConfigMap or Secret.
+// ObjectRef names a ConfigMap, Secret or ClusterTrustBundle.
 type ObjectRef struct {
-	Kind      string // ConfigMap or Secret
+	Kind      string // ConfigMap, Secret or ClusterTrustBundle
 	Namespace string
 	Name      string
 }
 
-// ObjectChanges tells which ConfigMaps and Secrets changed. It carries no
+// ObjectChanges tells which ConfigMaps, Secrets and ClusterTrustBundles changed. It carries no
 // values: the agent reads what its pods use over the API.
 type ObjectChanges interface {
 	// Run calls changed for each change until ctx ends, and missed when changes

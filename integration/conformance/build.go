@@ -20,6 +20,9 @@ type programs struct {
 
 const upstreamImages = "k8s.io/kubernetes/test/images/"
 
+// release is what the tests take themselves to be of; some choose what they check by it.
+const release = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
+
 // build makes what is missing or out of date in the work folder; the Go tool knows what
 // that is.
 func build(ctx context.Context, o options) (programs, error) {
@@ -38,7 +41,7 @@ func build(ctx context.Context, o options) (programs, error) {
 		{p.etcd, []string{"build", "go.etcd.io/etcd/server/v3"}},
 		{p.nonewprivs, []string{"build", upstreamImages + "nonewprivs"}},
 	} {
-		args := append(step.args[:len(step.args)-1:len(step.args)-1], "-trimpath", "-ldflags", "-s -w", "-o", step.file, step.args[len(step.args)-1])
+		args := append(step.args[:len(step.args)-1:len(step.args)-1], "-trimpath", "-ldflags", release, "-o", step.file, step.args[len(step.args)-1])
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = filepath.Join(o.dir, "upstream")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,9 +20,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Key names an object that pods use.
+// Key names an object that pods use. ClusterTrustBundles, of which a pod may use any
+// that a selector finds, are one object of that kind without a name.
 type Key struct {
-	Kind      string // ConfigMap or Secret
+	Kind      string // ConfigMap, Secret or ClusterTrustBundle
 	Namespace string
 	Name      string
 }
@@ -38,7 +40,7 @@ type Store struct {
 
 type entry struct {
 	users   map[types.UID]struct{}
-	object  any // *corev1.ConfigMap, *corev1.Secret, or nil when it does not exist
+	object  any // *corev1.ConfigMap, *corev1.Secret, []ClusterTrustBundle, or nil when it does not exist
 	fetched bool
 	epoch   int // counts changes, so that an answer that crossed one is not kept
 }
@@ -64,6 +66,9 @@ func (s *Store) For(pod types.UID) *Source { return &Source{store: s, pod: pod} 
 
 // Changed tells that an object changed and returns the pods that use it.
 func (s *Store) Changed(k Key) []types.UID {
+	if k.Kind == trustBundles.Kind {
+		k = trustBundles
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[k]
@@ -191,6 +196,22 @@ func (s *Source) Secret(ctx context.Context, namespace, name string) (*corev1.Se
 	})
 	secret, ok := v.(*corev1.Secret)
 	return secret, ok && err == nil, err
+}
+
+// trustBundles is the one key of all bundles.
+var trustBundles = Key{Kind: "ClusterTrustBundle"}
+
+// TrustBundles returns all cluster trust bundles.
+func (s *Source) TrustBundles(ctx context.Context) ([]certificatesv1.ClusterTrustBundle, error) {
+	v, err := s.store.get(ctx, trustBundles, s.pod, func(ctx context.Context) (any, error) {
+		list, err := s.store.client.CertificatesV1().ClusterTrustBundles().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	})
+	bundles, _ := v.([]certificatesv1.ClusterTrustBundle)
+	return bundles, err
 }
 
 // maxTokenUse bounds how long a token of any lifetime is used.

@@ -8,6 +8,7 @@ import (
 	"path"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/rutter-project/rutter/nodeagent/internal/env"
@@ -18,6 +19,8 @@ import (
 type Source interface {
 	ConfigMap(ctx context.Context, namespace, name string) (obj *corev1.ConfigMap, found bool, err error)
 	Secret(ctx context.Context, namespace, name string) (obj *corev1.Secret, found bool, err error)
+	// TrustBundles returns all cluster trust bundles.
+	TrustBundles(ctx context.Context) ([]certificatesv1.ClusterTrustBundle, error)
 	// Token returns a service account token for the pod and when to replace it.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, ttl time.Duration) (token string, refresh time.Time, err error)
 }
@@ -191,8 +194,10 @@ func (b *builder) projected(sources []corev1.VolumeProjection) error {
 			err = b.downward(s.DownwardAPI.Items)
 		case s.ServiceAccountToken != nil:
 			err = b.token(s.ServiceAccountToken)
+		case s.ClusterTrustBundle != nil:
+			err = b.trustBundle(s.ClusterTrustBundle)
 		default:
-			err = &UnsupportedError{"projected source (clusterTrustBundle or podCertificate)"}
+			err = &UnsupportedError{"projected source podCertificate"}
 		}
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -94,6 +95,7 @@ func TestPathsStayInside(t *testing.T) {
 type objects struct {
 	maps    map[string]*corev1.ConfigMap
 	secrets map[string]*corev1.Secret
+	bundles []certificatesv1.ClusterTrustBundle
 	err     error
 }
 
@@ -105,6 +107,10 @@ func (o objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap
 func (o objects) Secret(_ context.Context, _, name string) (*corev1.Secret, bool, error) {
 	s, ok := o.secrets[name]
 	return s, ok, o.err
+}
+
+func (o objects) TrustBundles(context.Context) ([]certificatesv1.ClusterTrustBundle, error) {
+	return o.bundles, o.err
 }
 
 var refresh = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -154,12 +160,12 @@ func TestPayload(t *testing.T) {
 
 func TestUnsupported(t *testing.T) {
 	for name, v := range map[string]corev1.VolumeSource{
-		"claim":  {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}},
-		"csi":    {CSI: &corev1.CSIVolumeSource{}},
-		"image":  {Image: &corev1.ImageVolumeSource{}},
-		"nfs":    {NFS: &corev1.NFSVolumeSource{}},
-		"medium": {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}},
-		"bundle": {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}}}},
+		"claim":           {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}},
+		"csi":             {CSI: &corev1.CSIVolumeSource{}},
+		"image":           {Image: &corev1.ImageVolumeSource{}},
+		"nfs":             {NFS: &corev1.NFSVolumeSource{}},
+		"medium":          {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}},
+		"pod certificate": {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{PodCertificate: &corev1.PodCertificateProjection{}}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -227,7 +227,7 @@ func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []rema
 		}
 		i := slices.IndexFunc(update.Status.Conditions, func(have corev1.NamespaceCondition) bool { return have.Type == t })
 		switch {
-		case i < 0 && bad != "":
+		case i < 0: // good news too: it says that somebody has looked
 			update.Status.Conditions = append(update.Status.Conditions, c)
 		case i >= 0 && (update.Status.Conditions[i].Status != c.Status || update.Status.Conditions[i].Message != c.Message):
 			update.Status.Conditions[i] = c

@@ -59,7 +59,7 @@ func TestPodsGoBeforeWhatTheyUse(t *testing.T) {
 		p := fakeapi.Put(s, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}, Spec: corev1.PodSpec{NodeName: "n"}})
 		remove(t, s)
 		require.NotNil(t, fakeapi.Get[*corev1.ConfigMap](s, "a", "c"), "the pod may use it")
-		require.Contains(t, namespace(s).Status.Conditions[0].Message, "pods has 1 resource instances")
+		require.Contains(t, namespace(s).Status.Conditions[1].Message, "pods has 1 resource instances")
 		fakeapi.Drop(s, p)
 		fakeapi.Settle()
 		require.Nil(t, fakeapi.Get[*corev1.ConfigMap](s, "a", "c"))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -197,7 +198,7 @@ func (s routeSink) Apply(e bus.RouteEvent) {
 	}
 }
 
-// objectChanges tells the agent which ConfigMaps and Secrets changed.
+// objectChanges tells the agent which ConfigMaps, Secrets and ClusterTrustBundles changed.
 type objectChanges struct{ informers *bus.Informers }
 
 var errNoInformer = errors.New("informer could not be followed")
@@ -226,11 +227,13 @@ func (o *objectChanges) Run(ctx context.Context, changed func(nodeagent.ObjectRe
 	core := corev1.SchemeGroupVersion
 	stopMaps, err1 := watch("ConfigMap", o.informers.For(core.WithResource("configmaps"), &corev1.ConfigMap{}))
 	stopSecrets, err2 := watch("Secret", o.informers.For(core.WithResource("secrets"), &metav1.PartialObjectMetadata{}))
-	if err := errors.Join(err1, err2); err != nil {
+	stopBundles, err3 := watch("ClusterTrustBundle", o.informers.For(certificatesv1.SchemeGroupVersion.WithResource("clustertrustbundles"), &metav1.PartialObjectMetadata{}))
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return fmt.Errorf("%w: %w", errNoInformer, err)
 	}
 	defer stopMaps()
 	defer stopSecrets()
+	defer stopBundles()
 	missed()
 	<-ctx.Done()
 	return nil
