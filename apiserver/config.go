@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/util/net"
 
+	"github.com/rutter-project/rutter/apiserver/internal/audit"
 	"github.com/rutter-project/rutter/apiserver/pki"
 	"github.com/rutter-project/rutter/bus"
 )
@@ -34,6 +35,8 @@ type Config struct {
 	SealFile string
 	// EventTTL is how long Kubernetes Events are kept.
 	EventTTL time.Duration
+	// Access is who is let in beside the cluster's own, and what is recorded.
+	Access AccessConfig
 
 	// KeyframeEvents is how many changes lie between two keyframes at least: what of
 	// the past has to be read to make a state of it.
@@ -67,6 +70,7 @@ func DefaultConfig() Config {
 		DNS:         netip.MustParseAddr("10.96.0.10"),
 		NodePorts:   "30000-32767",
 		EventTTL:    time.Hour,
+		Access:      AccessConfig{Audit: audit.DefaultConfig()},
 
 		KeyframeEvents: 20_000,
 		PastCacheBytes: 128 << 20,
@@ -98,5 +102,5 @@ func (c Config) Validate() error {
 	if _, err := net.ParsePortRange(c.NodePorts); err != nil {
 		return fmt.Errorf("apiserver: NodePorts %q is not a range such as 30000-32767: %w", c.NodePorts, err)
 	}
-	return nil
+	return c.Access.Validate()
 }

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/rutter-project/rutter/apiserver/internal/audit"
 	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
@@ -63,6 +64,7 @@ type Server struct {
 	flow  flow
 	ready chan struct{} // closed when everything is served
 	guard guard         // who may read what on the bus
+	audit *audit.Trail  // what is recorded of requests
 }
 
 const (
@@ -98,6 +100,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if err := s.prepare(); err != nil {
 		return nil, errors.Join(err, listener.Close())
+	}
+	if s.audit, err = audit.New(cfg.Access.Audit); err != nil {
+		return nil, errors.Join(fmt.Errorf("apiserver: %w", err), listener.Close())
 	}
 	return s, nil
 }
@@ -201,7 +206,7 @@ var errNotStored = errors.New("etcd has no such object")
 // Truth is what etcd says the event stream should hold, for verification.
 func Truth(etcd *clientv3.Client) bus.Truth { return relay.NewTruth(etcd) }
 
-func (s *Server) serve(ctx context.Context) error {
+func (s *Server) serve(ctx context.Context) (err error) {
 	defer s.listener.Close()
 	if err := s.feed.WaitFor(ctx, 1); err != nil {
 		return err
@@ -210,6 +215,10 @@ func (s *Server) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("apiserver: %w", err)
 	}
+	if err := s.audit.Start(); err != nil {
+		return fmt.Errorf("apiserver: audit: %w", err)
+	}
+	defer func() { err = errors.Join(err, s.audit.Close()) }()
 	g, ctx := errgroup.WithContext(ctx)
 	inner := s.httpServer(handler)
 	outer := s.httpServer(endWatches(ctx, handler))

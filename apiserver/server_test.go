@@ -78,8 +78,17 @@ func server(t testing.TB) *cluster {
 	return shared.c
 }
 
+// alone returns a server of the test's own, configured by change.
+func alone(t testing.TB, change ...func(*apiserver.Config)) *cluster {
+	t.Helper()
+	c, stop, err := startAlone(change...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, stop()) })
+	return c
+}
+
 // startAlone starts etcd and an API server on it, and returns what stops both.
-func startAlone() (*cluster, func() error, error) {
+func startAlone(change ...func(*apiserver.Config)) (*cluster, func() error, error) {
 	dir, err := os.MkdirTemp("", "rutter-apiserver-*")
 	if err != nil {
 		return nil, nil, err
@@ -89,7 +98,7 @@ func startAlone() (*cluster, func() error, error) {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	c := &cluster{etcd: e.Client(), sealFile: filepath.Join(dir, "seal.key")}
-	stop, err := c.start(filepath.Join(dir, "pki"), "test")
+	stop, err := c.start(filepath.Join(dir, "pki"), "test", change...)
 	clean := func() error { return errors.Join(stop(), e.Close(), os.RemoveAll(dir)) }
 	if err != nil {
 		return nil, nil, errors.Join(err, clean())

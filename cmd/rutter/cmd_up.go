@@ -50,6 +50,7 @@ Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it 
 		},
 	}
 	portFlags(c, cfg)
+	accessFlags(c, &cfg.Access)
 	c.Flags().StringVar(&cfg.Name, "name", cfg.Name, "name of the cluster, and of its kubeconfig context")
 	c.Flags().StringVar(&cfg.NodeName, "node-name", cfg.NodeName, "name of this machine's node")
 	c.Flags().StringVar(&address, "address", "", "address of this machine that pods can reach (default: found)")

@@ -42,6 +42,7 @@ var owners = []owner{
 	{"go.etcd.io/etcd", []string{"apiserver"}, "etcd is the API server's alone: whoever else reads or writes it passes by admission, RBAC and the event stream"},
 	{"github.com/nats-io", []string{"bus"}, "subjects, accounts and sequence rules are held in one place; others would get the fencing wrong"},
 	{"github.com/klauspost/compress", []string{"apiserver/internal/history"}, "keyframes are the only thing that we compress ourselves"},
+	{"gopkg.in/natefinch/lumberjack.v2", []string{"apiserver/internal/audit"}, "the audit log is the only file that we rotate ourselves and others read"},
 	{"github.com/containerd", []string{"nodeagent"}, "containers are the agent's alone"},
 	{"github.com/opencontainers", []string{"nodeagent"}, "run specifications are the agent's alone"},
 	{"github.com/cilium/ebpf", []string{"bpf", "netproxy/datapath"}, "bindings are generated in bpf, live objects belong to the datapath: two holders would fight over pins"},

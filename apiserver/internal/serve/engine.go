@@ -21,6 +21,7 @@ import (
 	flowrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/component-base/metrics/legacyregistry"
 
+	"github.com/rutter-project/rutter/apiserver/internal/audit"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
@@ -50,6 +51,8 @@ type Config struct {
 	Stored map[schema.GroupVersionResource]Stored
 	// History answers for the past; nil if there is no event bus.
 	History *history.History
+	// Audit is what is recorded of requests.
+	Audit *audit.Trail
 	// Custom serves all other kinds.
 	Custom Custom
 	// CustomAt serves what was defined in the past that a request reads, and marks which
@@ -178,10 +181,13 @@ func (c Config) chain(h http.Handler) http.Handler {
 	h = c.withHistory(h)
 	h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)
 	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
-	h = filters.WithAuthentication(h, c.Authenticator, filters.Unauthorized(codecs), c.Audiences, nil)
+	h = withInstantRecorded(h)
+	h = filters.WithAudit(h, c.Audit.Sink, c.Audit.Policy, longRunning)
+	unauthorized := filters.WithFailedAuthenticationAudit(filters.Unauthorized(codecs), c.Audit.Sink, c.Audit.Policy)
+	h = filters.WithAuthentication(h, c.Authenticator, unauthorized, c.Audiences, nil)
 	h = filters.WithWarningRecorder(h)
 	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
-	h = filters.WithRequestDeadline(h, nil, nil, longRunning, codecs, requestTimeout)
+	h = filters.WithRequestDeadline(h, c.Audit.Sink, c.Audit.Policy, longRunning, codecs, requestTimeout)
 	h = filters.WithCacheControl(h)
 	h = serverfilters.WithHTTPLogging(h)
 	h = filters.WithLatencyTrackers(h)

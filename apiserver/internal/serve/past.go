@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
@@ -73,6 +74,20 @@ func withVisit(next http.Handler) http.Handler {
 		}
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		r.URL = &stripped
+		next.ServeHTTP(w, r)
+	})
+}
+
+// AnnotationInstant of an audit record says which past was read: the record's URI is that
+// of the present.
+const AnnotationInstant = "history.rutter.dev/instant"
+
+// withInstantRecorded notes the instant in the request's audit record.
+func withInstantRecorded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if v := visitOf(r.Context()); v != nil {
+			audit.AddAuditAnnotation(r.Context(), AnnotationInstant, v.text)
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	auditapi "k8s.io/apiserver/pkg/apis/audit"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -105,6 +107,9 @@ func (r *reads) find(req *http.Request) http.HandlerFunc {
 	}
 	if strings.Contains(info.Path, "/watch/") {
 		return nil // the deprecated form
+	}
+	if record := audit.AuditContextFrom(req.Context()); record.Enabled() && record.GetEventLevel() == auditapi.LevelRequestResponse {
+		return nil // the kinds' handlers record what they answer
 	}
 	query := req.URL.Query()
 	switch info.Verb {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/rutter-project/rutter/apiserver"
 )
 
 // Config is where the cluster lives on this machine.
@@ -25,6 +27,8 @@ type Config struct {
 	APIPort, BusPort, NodePort uint16
 	// NoNode leaves out the node agent: an API with reconcilers and scheduler.
 	NoNode bool
+	// Access is who is let in, and what is recorded of it.
+	Access apiserver.AccessConfig
 	// LogLevel is a zerolog level for the log file.
 	LogLevel string
 }
@@ -38,6 +42,7 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir: "/var/lib/rutter", RunDir: "/run/rutter", Name: "rutter",
 		NodeName: strings.ToLower(host), APIPort: 6443, BusPort: 4222, NodePort: 10250, LogLevel: "info",
+		Access: apiserver.DefaultConfig().Access,
 	}
 }
 
@@ -57,7 +62,7 @@ func (c Config) Validate() error {
 	case c.APIPort == c.BusPort || c.APIPort == c.NodePort || c.BusPort == c.NodePort:
 		return errors.New("--api-port, --bus-port and --node-port must differ")
 	}
-	return nil
+	return c.Access.Validate()
 }
 
 func (c Config) pkiDir() string        { return filepath.Join(c.DataDir, "pki") }

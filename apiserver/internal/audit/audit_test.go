@@ -1,0 +1,111 @@
+package audit
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	auditapi "k8s.io/apiserver/pkg/apis/audit"
+)
+
+func write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+const everything = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n"
+
+func TestConfigNamesWhatIsWrong(t *testing.T) {
+	good := DefaultConfig()
+	good.PolicyFile, good.Log.Path = write(t, "policy.yaml", everything), "audit.log"
+	require.NoError(t, good.Validate())
+	require.NoError(t, DefaultConfig().Validate())
+	for name, tc := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"log without policy":    {func(c *Config) { c.PolicyFile = "" }, "need --audit-policy-file"},
+		"policy without sink":   {func(c *Config) { c.Log.Path = "" }, "--audit-policy-file needs --audit-log-path"},
+		"unknown mode":          {func(c *Config) { c.Log.Mode = "later" }, `--audit-log-mode "later" is none of`},
+		"unknown webhook mode":  {func(c *Config) { c.Webhook.Mode = "" }, `--audit-webhook-mode "" is none of`},
+		"negative size":         {func(c *Config) { c.Log.MaxSize = -1 }, "--audit-log-maxsize -1 is negative"},
+		"negative backups":      {func(c *Config) { c.Log.MaxBackups = -1 }, "--audit-log-maxbackup -1 is negative"},
+		"negative age":          {func(c *Config) { c.Log.MaxAge = -1 }, "--audit-log-maxage -1 is negative"},
+		"no such file":          {func(c *Config) { c.PolicyFile = "/nowhere/policy.yaml" }, "open /nowhere/policy.yaml"},
+		"unknown level":         {withPolicy(t, "rules:\n- level: Everything\n"), `rules[0].level: Unsupported value: "Everything"`},
+		"misspelled field":      {withPolicy(t, "rules:\n- level: Metadata\n  user: [\"x\"]\n"), `unknown field "rules[0].user"`},
+		"no rules":              {withPolicy(t, "rules: []\n"), "0 rules"},
+		"both kinds of request": {withPolicy(t, "rules:\n- level: Metadata\n  nonResourceURLs: [\"/api\"]\n  resources: [{group: \"\"}]\n"), "rules[0].nonResourceURLs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := good
+			tc.change(&c)
+			err := c.Validate()
+			require.ErrorContains(t, err, tc.want)
+			_, made := New(c)
+			require.EqualError(t, made, err.Error())
+		})
+	}
+}
+
+func withPolicy(t *testing.T, body string) func(*Config) {
+	t.Helper()
+	path := write(t, "bad.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\n"+body)
+	return func(c *Config) { c.PolicyFile = path }
+}
+
+func TestFileIsForItsOwnerAndRotates(t *testing.T) {
+	c := DefaultConfig()
+	c.PolicyFile, c.Log.Path = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "made", "audit.log")
+	for mode, size := range map[string]int{ModeBatch: 1, ModeBlocking: 1, ModeBlockingStrict: 0} {
+		c.Log.Mode, c.Log.MaxSize = mode, size
+		trail, err := New(c)
+		require.NoError(t, err)
+		require.NoError(t, trail.Start())
+		require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "id", Level: auditapi.LevelMetadata}))
+		require.NoError(t, trail.Close())
+	}
+	info, err := os.Stat(c.Log.Path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	data, err := os.ReadFile(c.Log.Path)
+	require.NoError(t, err)
+	require.Equal(t, 3, bytes.Count(data, []byte("\n")), "%s", data)
+
+	c.Log.Mode, c.Log.MaxSize = ModeBlocking, 1
+	trail, err := New(c)
+	require.NoError(t, err)
+	require.NoError(t, trail.Start())
+	for range 2 { // more than a megabyte together, since zeros are escaped
+		require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "big", UserAgent: string(make([]byte, 100<<10))}))
+	}
+	require.NoError(t, trail.Close())
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(c.Log.Path), "*"))
+	require.NoError(t, err)
+	require.Greater(t, len(files), 1, "a full file is put aside")
+}
+
+func TestNothingConfiguredRecordsNothing(t *testing.T) {
+	trail, err := New(DefaultConfig())
+	require.NoError(t, err)
+	require.Nil(t, trail.Sink)
+	require.Nil(t, trail.Policy)
+	require.NoError(t, trail.Start())
+	require.NoError(t, trail.Close())
+}
+
+// FuzzPolicy: whatever is in the file, it is refused or can be evaluated.
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(everything))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := parsePolicy(data)
+		if err == nil && len(p.Rules) == 0 {
+			t.Fatalf("accepted without rules: %q", data)
+		}
+	})
+}
