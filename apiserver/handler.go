@@ -64,7 +64,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
 		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension, CustomAt: s.extension.at, Front: s.extension.front,
 		History: s.history, Audit: s.audit,
-		Flow:    s.flow.control, Work: s.workEstimator(),
+		Flow: s.flow.control, Work: s.workEstimator(),
 	})
 }
 
