@@ -114,13 +114,7 @@ func (f logFlags) query(cmd *cobra.Command, s *remote.Server, key schemas.Key) (
 
 // writer prints events and counts those that are of an object.
 func (f logFlags) writer(cmd *cobra.Command, s *remote.Server) (write func(schemas.Event) error, shown *int) {
-	before := func(e schemas.Event) (schemas.Event, error) {
-		old, err := s.Before(cmd.Context(), e)
-		if err == nil && old.Rev == 0 {
-			err = bus.ErrNotFound
-		}
-		return old, err
-	}
+	before := beforeOf(cmd.Context(), s)
 	var print func(schemas.Event) error
 	switch f.output {
 	case "table":
@@ -137,6 +131,17 @@ func (f logFlags) writer(cmd *cobra.Command, s *remote.Server) (write func(schem
 		}
 		return print(e)
 	}, shown
+}
+
+// beforeOf finds the event of the same object before another one, as diffs want it.
+func beforeOf(ctx context.Context, s *remote.Server) func(schemas.Event) (schemas.Event, error) {
+	return func(e schemas.Event) (schemas.Event, error) {
+		old, err := s.Before(ctx, e)
+		if err == nil && old.Rev == 0 {
+			err = bus.ErrNotFound
+		}
+		return old, err
+	}
 }
 
 // logTree lists the events of an object and of all it owns. Owned objects are found by a

@@ -22,6 +22,12 @@ const (
 	exitFailed = 2
 )
 
+// exitCode makes the process exit as a command did that it ran.
+type exitCode int
+
+// Error implements error.
+func (c exitCode) Error() string { return fmt.Sprintf("the command exited with %d", int(c)) }
+
 // errFound makes the process exit with exitFound.
 var errFound = errors.New("found")
 
@@ -35,13 +41,16 @@ func main() {
 // run is the whole program but for the process: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(positionalAgo(args))
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	var child exitCode
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &child):
+		return int(child)
 	case errors.Is(err, errFound):
 		return exitFound
 	default:
@@ -61,7 +70,7 @@ func newRoot() *cobra.Command {
 	cfg := standalone.DefaultConfig()
 	root.PersistentFlags().StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "where the cluster keeps its state")
 	root.PersistentFlags().StringVar(&cfg.RunDir, "run-dir", cfg.RunDir, "where the cluster keeps sockets and namespaces")
-	root.AddCommand(newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newExport(&cfg), newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newVerify(&cfg), newVersion())
+	root.AddCommand(newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newExport(&cfg), newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newAt(&cfg), newBisect(&cfg), newHistory(&cfg), newVerify(&cfg), newVersion())
 	return root
 }
 

@@ -22,6 +22,9 @@ import (
 var update = flag.Bool("update", false, "rewrite golden files")
 
 func TestMain(m *testing.M) {
+	if os.Getenv("RUTTER_TEST_CHILD") != "" {
+		os.Exit(child(os.Args[1:]))
+	}
 	time.Local = time.UTC // tables show local time
 	goleak.VerifyTestMain(m)
 }
@@ -35,11 +38,11 @@ func rutter(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestHelpGolden(t *testing.T) {
-	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "diff", "blame", "why", "verify", "version"} {
+	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "diff", "blame", "why", "at", "bisect", "history", "history status", "verify", "version"} {
 		name := "help.txt"
 		args := []string{"--help"}
 		if command != "" {
-			name, args = "help-"+command+".txt", []string{command, "--help"}
+			name, args = "help-"+strings.ReplaceAll(command, " ", "-")+".txt", append(strings.Fields(command), "--help")
 		}
 		code, out, errs := rutter(t, args...)
 		require.Zero(t, code)

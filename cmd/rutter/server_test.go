@@ -20,9 +20,7 @@ import (
 
 // fakeServer answers as the API server does, from a story of events.
 type fakeServer struct {
-	events  []schemas.Event
-	patches []string // bodies of server-side applies
-	refuse  string   // Status that answers a patch
+	events []schemas.Event
 }
 
 var storyBegan = time.Date(2026, 1, 2, 15, 4, 0, 0, time.UTC)
@@ -169,7 +167,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/apis/apps/v1":
 		answer(w, 200, appsV1)
 	default:
-		f.object(w, r, path, rev)
+		f.object(w, path, rev)
 	}
 }
 
@@ -222,7 +220,7 @@ func (f *fakeServer) state(rev int64) map[schemas.Key]schemas.Event {
 }
 
 // object serves objects and lists by path.
-func (f *fakeServer) object(w http.ResponseWriter, r *http.Request, path string, rev int64) {
+func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	key := schemas.Key{}
 	if parts[0] == "apis" {
@@ -238,8 +236,6 @@ func (f *fakeServer) object(w http.ResponseWriter, r *http.Request, path string,
 	}
 	state := f.state(rev)
 	switch {
-	case r.Method == http.MethodPatch:
-		f.patch(w, r, key)
 	case key.Name == "":
 		f.list(w, state, key)
 	case state[key].Rev == 0:
@@ -258,17 +254,6 @@ func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.E
 	}
 	slices.Sort(items)
 	answer(w, 200, `{"kind":"List","apiVersion":"v1","metadata":{},"items":[`+strings.Join(items, ",")+`]}`)
-}
-
-func (f *fakeServer) patch(w http.ResponseWriter, r *http.Request, key schemas.Key) {
-	var body json.RawMessage
-	_ = json.NewDecoder(r.Body).Decode(&body)
-	f.patches = append(f.patches, r.URL.RawQuery+" "+string(body))
-	if f.refuse != "" {
-		refused(w, http.StatusConflict, "Conflict", f.refuse)
-		return
-	}
-	answer(w, 200, string(body))
 }
 
 // golden compares what a command prints with a file.
@@ -296,6 +281,7 @@ func runStory(t *testing.T, prefix string, tests map[string]command) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			startStory(t)
+			t.Setenv("RUTTER_TEST_CHILD", "1")
 			code, out, errs := rutter(t, tc.args...)
 			require.Equal(t, tc.stderr, errs)
 			require.Equal(t, tc.code, code)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -43,6 +44,12 @@ func (c Config) MergeKubeconfig(path string) error {
 	if err != nil {
 		return fmt.Errorf("kubeconfig of the cluster: %w", err)
 	}
+	return AddToKubeconfig(path, own, func(*clientcmdapi.Config) error { return nil })
+}
+
+// AddToKubeconfig adds what own holds to the kubeconfig at path, if allow lets it add to
+// what is there. The current context changes only if there was none.
+func AddToKubeconfig(path string, own *clientcmdapi.Config, allow func(there *clientcmdapi.Config) error) error {
 	merged, err := clientcmd.LoadFromFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		merged, err = clientcmdapi.NewConfig(), nil
@@ -50,15 +57,12 @@ func (c Config) MergeKubeconfig(path string) error {
 	if err != nil {
 		return fmt.Errorf("kubeconfig %s: %w", path, err)
 	}
-	for name, v := range own.Clusters {
-		merged.Clusters[name] = v
+	if err := allow(merged); err != nil {
+		return fmt.Errorf("kubeconfig %s: %w", path, err)
 	}
-	for name, v := range own.AuthInfos {
-		merged.AuthInfos[name] = v
-	}
-	for name, v := range own.Contexts {
-		merged.Contexts[name] = v
-	}
+	maps.Copy(merged.Clusters, own.Clusters)
+	maps.Copy(merged.AuthInfos, own.AuthInfos)
+	maps.Copy(merged.Contexts, own.Contexts)
 	if merged.CurrentContext == "" {
 		merged.CurrentContext = own.CurrentContext
 	}

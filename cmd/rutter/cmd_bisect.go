@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
+)
+
+// Exit codes of a bisected command, as git has them.
+const (
+	bisectSkip = 125
+	bisectStop = 128 // and above: the command itself broke
+)
+
+func newBisect(cfg *standalone.Config) *cobra.Command {
+	o := operator{cluster: cfg}
+	var good, bad string
+	c := &cobra.Command{
+		Use:   "bisect --good INSTANT [--bad INSTANT] -- COMMAND [ARGUMENT...]",
+		Short: "Find the revision at which a command began to fail",
+		Long: `Bisect runs a command against the cluster as it was at revisions between a good and a bad
+instant, halving what is left each time, as git bisect run does. KUBECONFIG leads the
+command to the instant, as with rutter at; the cluster itself is not touched. Its exit code
+says: 0 good, 125 can't be judged, other codes up to 127 bad, 128 and more stops.
+
+What the command prints goes to stderr; the result, with who changed what, to stdout.
+
+Exit code 0: found. 1: only skipped revisions are left. 2: it could not be done.`,
+		Example: `  rutter bisect --good -6h -- sh -c 'kubectl get deploy web -o jsonpath={.spec.replicas} | grep 3'
+  rutter bisect --good rev-1000 --bad rev-2000 -- kubectl get secret db -n shop`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if good == "" {
+				return fmt.Errorf("--good is missing; give %s", past.Forms)
+			}
+			return runBisect(cmd, o, good, bad, args)
+		},
+	}
+	o.serverFlags(c)
+	c.Flags().StringVar(&good, "good", "", "an instant at which the command succeeds: "+past.Forms)
+	c.Flags().StringVar(&bad, "bad", "now", "a later instant at which it fails")
+	c.Flags().SetInterspersed(false)
+	return c
+}
+
+func runBisect(cmd *cobra.Command, o operator, good, bad string, command []string) error {
+	s, err := o.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	from, err := resolve(cmd, s, "--good", good)
+	if err != nil {
+		return err
+	}
+	to, err := resolve(cmd, s, "--bad", bad)
+	if err != nil {
+		return err
+	}
+	if from.Rev >= to.Rev {
+		return fmt.Errorf("--good %s is %s, which is not before --bad %s, %s", good, from.Text(), bad, to.Text())
+	}
+	w, err := s.OpenWindow(from.Text())
+	if err != nil {
+		return err
+	}
+	search := past.NewBisection(from.Rev, to.Rev)
+	err = withWindow(cmd.Context(), w, func(ctx context.Context) error {
+		return searchRevisions(ctx, search, func(rev int64) (verdict, error) {
+			return judge(ctx, cmd, w, rev, command)
+		}, func(rev int64, v verdict) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s is %s, about %d to go\n", remote.RevText(rev), v, search.Left())
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return reportBisection(cmd, s, search)
+}
+
+// verdict is what a command says about a revision.
+type verdict string
+
+const (
+	isGood  verdict = "good"
+	isBad   verdict = "bad"
+	skipped verdict = "skipped"
+)
+
+// judge runs the command at a revision.
+func judge(ctx context.Context, cmd *cobra.Command, w *remote.Window, rev int64, command []string) (verdict, error) {
+	instant := remote.RevText(rev)
+	w.Show(instant)
+	code, err := runIn(ctx, cmd, w, instant, command, cmd.ErrOrStderr())
+	switch {
+	case err != nil:
+		return "", err
+	case code == 0:
+		return isGood, nil
+	case code == bisectSkip:
+		return skipped, nil
+	case code < bisectStop:
+		return isBad, nil
+	default:
+		return "", fmt.Errorf("the command exited with %d at %s, and codes from %d on stop the search", code, instant, bisectStop)
+	}
+}
+
+// searchRevisions narrows the search down, after it has made sure that its ends are what
+// they are said to be.
+func searchRevisions(ctx context.Context, b *past.Bisection, judge func(rev int64) (verdict, error), tell func(rev int64, v verdict)) error {
+	good, bad := b.Found()
+	for _, end := range []struct {
+		rev  int64
+		want verdict
+	}{{good, isGood}, {bad, isBad}} {
+		v, err := judge(end.rev)
+		if err != nil {
+			return err
+		}
+		if v != end.want {
+			return fmt.Errorf("--%s: the command says that %s is %s", end.want, remote.RevText(end.rev), v)
+		}
+		tell(end.rev, v)
+	}
+	for rev, ok := b.Next(); ok; rev, ok = b.Next() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		v, err := judge(rev)
+		if err != nil {
+			return err
+		}
+		switch v {
+		case isGood:
+			b.Good(rev)
+		case isBad:
+			b.Bad(rev)
+		default:
+			b.Skip(rev)
+		}
+		tell(rev, v)
+	}
+	return nil
+}
+
+// reportBisection prints the first bad revision with who changed what.
+func reportBisection(cmd *cobra.Command, s *remote.Server, b *past.Bisection) error {
+	good, bad := b.Found()
+	out := cmd.OutOrStdout()
+	if bad-good > 1 {
+		fmt.Fprintf(out, "The first bad revision is behind %s, up to %s; those between can't be judged.\n", remote.RevText(good), remote.RevText(bad))
+		return errFound
+	}
+	fmt.Fprintf(out, "%s is the first bad revision.\n", remote.RevText(bad))
+	events, err := s.At(cmd.Context(), bad)
+	if err != nil {
+		return err
+	}
+	if len(events) == 0 {
+		_, err := fmt.Fprintln(out, "You may not see what changed in it.")
+		return err
+	}
+	show := diffEvents(out, pastClock, beforeOf(cmd.Context(), s))
+	for _, e := range events {
+		err = errors.Join(err, show(e))
+	}
+	return err
+}
