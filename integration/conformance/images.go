@@ -40,7 +40,7 @@ const (
 )
 
 // tools are what tests call inside of agnhost.
-var tools = []string{"bash", "curl", "dig", "nc", "ip", "ss", "iperf", "socat"}
+var tools = []string{"curl", "dig", "nc", "ip", "ss", "iperf", "socat"}
 
 // serveImages assembles all images and serves them.
 func serveImages(ctx context.Context, p programs) (*images.Registry, error) {
@@ -99,7 +99,9 @@ func (p programs) images() ([]image, error) {
 	}, nil
 }
 
-// busyboxBase is a system of one program.
+// busyboxBase is a system of busybox and bash. The shell is bash, because Debian's
+// busybox prefers its own applets to the programs in PATH, and hides variables from
+// them whose names are no identifiers.
 func busyboxBase() (images.Options, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -109,8 +111,17 @@ func busyboxBase() (images.Options, error) {
 	if err != nil {
 		return images.Options{}, err
 	}
+	shell, files, err := withLibraries("bash")
+	if err != nil {
+		return images.Options{}, err
+	}
+	files["/bin/busybox"] = busybox
+	links["/bin/sh"], links["/bin/bash"] = shell, shell
+	if shell == "/bin/bash" {
+		delete(links, shell)
+	}
 	return images.Options{
-		Files: map[string]string{"/bin/busybox": busybox}, Links: links, Cmd: []string{"sh"},
+		Files: files, Links: links, Cmd: []string{"sh"},
 		Texts: map[string]string{"/etc/passwd": passwd, "/etc/group": group},
 		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 	}, nil

@@ -37,7 +37,7 @@ const stampLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
 // appendLines formats the lines at the start of raw and returns how many bytes
 // of raw they took. A line without end stays behind unless it is too long or
-// last is set.
+// last is set; then it is marked partial.
 func appendLines(dst, raw []byte, s Stream, now time.Time, last bool) (out []byte, taken int) {
 	for len(raw) > 0 {
 		end := bytes.IndexByte(raw[:min(len(raw), MaxLine+1)], '\n')
@@ -50,7 +50,7 @@ func appendLines(dst, raw []byte, s Stream, now time.Time, last bool) (out []byt
 			dst = appendLine(dst, raw[:end], s, now, 'P')
 		case last:
 			end = len(raw)
-			dst = appendLine(dst, raw, s, now, 'F')
+			dst = appendLine(dst, raw, s, now, 'P') // so that readers add no line end
 		default:
 			return dst, taken
 		}
