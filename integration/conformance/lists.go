@@ -110,9 +110,10 @@ func (l *lists) why(test string) string {
 }
 
 func (l *lists) choose(set string, pattern *regexp.Regexp) (chosen, error) {
-	all, ok := map[string][]string{"tests": l.tests, "passing": l.passing, "fast": l.fast}[set]
+	failing := slices.DeleteFunc(slices.Clone(l.tests), func(t string) bool { return slices.Contains(l.passing, t) })
+	all, ok := map[string][]string{"tests": l.tests, "passing": l.passing, "fast": l.fast, "failing": failing}[set]
 	if !ok {
-		return chosen{}, fmt.Errorf("-set %q: want tests, passing or fast", set)
+		return chosen{}, fmt.Errorf("-set %q: want tests, passing, fast or failing", set)
 	}
 	c := chosen{blocked: map[string]string{}}
 	for _, test := range all {

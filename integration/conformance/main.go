@@ -47,7 +47,7 @@ func main() {
 	flag.StringVar(&o.kubectl, "kubectl", "../../bin/kubectl", "the kubectl binary")
 	flag.StringVar(&o.work, "work", "../../bin/conformance", "folder for what is built and reported")
 	flag.StringVar(&o.run, "run", "", "only tests whose name matches this regular expression")
-	flag.StringVar(&o.set, "set", "tests", "the list to run: tests, passing or fast")
+	flag.StringVar(&o.set, "set", "tests", "the list to run: tests, passing, fast, or failing: tests that are not in passing")
 	flag.BoolVar(&o.record, "record", false, "write the tests that passed to passing.txt, keeping those that were not run")
 	flag.BoolVar(&o.retry, "retry", false, "run tests that failed once more, alone")
 	flag.IntVar(&o.shards, "shards", 3, "processes that run tests side by side; serial tests run alone at the end")

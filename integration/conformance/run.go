@@ -87,7 +87,11 @@ func (r *runner) run(ctx context.Context, tests []string) (map[string]result, er
 
 func (r *runner) more(ctx context.Context, name string, tests []string, results map[string]result) error {
 	found, err := r.shard(ctx, name, tests)
-	maps.Copy(results, found)
+	for t, r := range found {
+		if _, ran := results[t]; r.passed || !ran {
+			results[t] = r
+		}
+	}
 	return err
 }
 
@@ -96,8 +100,8 @@ const perTest = 12 * time.Minute
 
 // shard runs tests one after the other in one process.
 func (r *runner) shard(ctx context.Context, name string, tests []string) (map[string]result, error) {
-	if len(tests) == 0 {
-		return nil, nil
+	if len(tests) == 0 || ctx.Err() != nil {
+		return notRun(tests), nil
 	}
 	quoted := make([]string, len(tests))
 	for i, t := range tests {
@@ -129,12 +133,21 @@ func (r *runner) shard(ctx context.Context, name string, tests []string) (map[st
 	if err != nil {
 		return nil, fmt.Errorf("%s: tests wrote no report (%w): %w; see %s", name, runErr, err, output.Name())
 	}
-	for _, t := range tests {
+	for t, r := range notRun(tests) {
 		if _, ok := results[t]; !ok {
-			results[t] = result{reason: "not run: upstream has no such test, or the run ended before"}
+			results[t] = r
 		}
 	}
 	return results, nil
+}
+
+// notRun are the results of tests of which nothing is known.
+func notRun(tests []string) map[string]result {
+	results := map[string]result{}
+	for _, t := range tests {
+		results[t] = result{reason: "not run: upstream has no such test, or the run ended before"}
+	}
+	return results
 }
 
 // spec is what is read of a report; see ginkgo's types.SpecReport.
