@@ -30,6 +30,18 @@ func TestDiff(t *testing.T) {
 	})
 }
 
+func TestDiffLeavesOutWhatItMayNotSee(t *testing.T) {
+	f := startStory(t)
+	f.refuse = map[string]string{"secrets": "Forbidden", "pods": "MethodNotAllowed"}
+	code, out, errs := rutter(t, "diff", "--from", "rev-20", "--to", "rev-31", "-o", "name")
+	require.Equal(t, exitFound, code)
+	require.Equal(t, "shop deployments.apps/web\nshop replicasets.apps/web-1\n", out)
+	require.Equal(t, "Left out, since you may not list them: secrets\n", errs)
+	code, _, errs = rutter(t, "diff", "--from", "rev-20", "--to", "rev-31", "secrets")
+	require.Equal(t, exitFailed, code, "what was named is not left out")
+	require.Equal(t, "rutter: secrets at rev-20: jane cannot list secrets\n", errs)
+}
+
 func TestExternalDiff(t *testing.T) {
 	startStory(t)
 	for name, tc := range map[string]struct {

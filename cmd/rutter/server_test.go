@@ -21,6 +21,7 @@ import (
 // fakeServer answers as the API server does, from a story of events.
 type fakeServer struct {
 	events []schemas.Event
+	refuse map[string]string // why lists are refused, by resource
 }
 
 var storyBegan = time.Date(2026, 1, 2, 15, 4, 0, 0, time.UTC)
@@ -246,6 +247,14 @@ func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
 }
 
 func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.Event, want schemas.Key) {
+	switch reason := f.refuse[want.Resource]; reason {
+	case "Forbidden":
+		refused(w, http.StatusForbidden, reason, "jane cannot list "+want.Resource)
+		return
+	case "MethodNotAllowed":
+		refused(w, http.StatusMethodNotAllowed, reason, want.Resource+" are of the present")
+		return
+	}
 	var items []string
 	for _, e := range state {
 		if e.Key.Group == want.Group && e.Key.Resource == want.Resource && (want.Namespace == "" || e.Key.Namespace == want.Namespace) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -98,7 +97,7 @@ func (q Query) values() url.Values {
 
 // Events hands the events that the caller may see to fn, in order.
 func (s *Server) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
-	body, err := s.do(ctx, http.MethodGet, "/history/events", q.values(), nil, "")
+	body, err := s.open(ctx, "/history/events", q.values())
 	if err != nil {
 		return err
 	}

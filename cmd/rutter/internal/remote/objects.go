@@ -1,12 +1,9 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -225,16 +222,6 @@ func typed(item json.RawMessage, apiVersion, kind string) json.RawMessage {
 		return item
 	}
 	return out
-}
-
-// Apply sends an object by server-side apply and returns what became of it.
-func (s *Server) Apply(ctx context.Context, r Resource, key schemas.Key, object []byte, query url.Values) (json.RawMessage, error) {
-	body, err := s.do(ctx, http.MethodPatch, r.path(key.Namespace, key.Name), query, bytes.NewReader(object), "application/apply-patch+yaml")
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	return io.ReadAll(body)
 }
 
 // ObjectHeld is Object, but an instant that is not held has nothing.

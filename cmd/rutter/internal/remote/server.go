@@ -104,19 +104,16 @@ func (s *Server) Namespace() string { return s.namespace }
 // Cluster is the name of the context's cluster.
 func (s *Server) Cluster() string { return s.flat.Contexts[s.flat.CurrentContext].Cluster }
 
-// do asks and returns the answer's body, or the Status that refused.
-func (s *Server) do(ctx context.Context, method, path string, query url.Values, body io.Reader, kind string) (io.ReadCloser, error) {
+// open asks and returns the answer's body, or the Status that refused.
+func (s *Server) open(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	target := *s.base
 	target.Path += path
 	target.RawQuery = query.Encode()
-	r, err := http.NewRequestWithContext(ctx, method, target.String(), body)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	r.Header.Set("Accept", "application/json")
-	if kind != "" {
-		r.Header.Set("Content-Type", kind)
-	}
 	answer, err := s.http.Do(r)
 	if err != nil {
 		return nil, err
@@ -127,18 +124,18 @@ func (s *Server) do(ctx context.Context, method, path string, query url.Values, 
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, fmt.Errorf("answer to %s: %w", path, err)
 	}
 	var status metav1.Status
 	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" {
 		return nil, &apierrors.StatusError{ErrStatus: status}
 	}
-	return nil, fmt.Errorf("%s %s: %s; is it a Rutter API server?", method, target.Redacted(), answer.Status)
+	return nil, fmt.Errorf("%s: %s; is it a Rutter API server?", target.Redacted(), answer.Status)
 }
 
 // get reads JSON.
 func (s *Server) get(ctx context.Context, path string, query url.Values, into any) error {
-	body, err := s.do(ctx, http.MethodGet, path, query, nil, "")
+	body, err := s.open(ctx, path, query)
 	if err != nil {
 		return err
 	}
