@@ -41,7 +41,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	authz, rules, err := kinds.Authorization(ctx, s.cfg.ID, s.informers)
+	authz, rules, err := kinds.Authorization(ctx, s.cfg.ID, s.informers, s.cfg.Access.AuthorizationFile)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +84,12 @@ func (s *Server) authentication(ctx context.Context, publicKey any) (authenticat
 	others, err := kinds.Authentication(ctx, kinds.AuthenticationConfig{
 		ServerID: s.cfg.ID, ClientCA: clientCA, Issuer: Issuer, Audiences: audiences,
 		PublicKeys: []any{publicKey}, Client: s.client, Informers: s.informers,
+		BootstrapTokens: s.cfg.Access.BootstrapTokens, File: s.cfg.Access.AuthenticationFile,
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.identities = others
 	loopback := bearertoken.New(authenticator.TokenFunc(func(_ context.Context, token string) (*authenticator.Response, bool, error) {
 		if subtle.ConstantTimeCompare([]byte(token), []byte(s.loopbackToken)) != 1 {
 			return nil, false, nil

@@ -28,6 +28,7 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/bootstrap"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
+	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/policystatus"
 	"github.com/rutter-project/rutter/apiserver/internal/relay"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
@@ -61,10 +62,11 @@ type Server struct {
 	extension *extension               // set before anything is served
 	policies  *policystatus.Controller // set before anything is served
 
-	flow  flow
-	ready chan struct{} // closed when everything is served
-	guard guard         // who may read what on the bus
-	audit *audit.Trail  // what is recorded of requests
+	flow       flow
+	ready      chan struct{}        // closed when everything is served
+	identities *kinds.Authenticator // set before anything is served
+	guard      guard                // who may read what on the bus
+	audit      *audit.Trail         // what is recorded of requests
 }
 
 const (
@@ -225,6 +227,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	outer.TLSConfig = s.tlsConfig()
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.extension.follow(ctx) })
+	g.Go(func() error { s.identities.Follow(ctx, s.tellIdentities); return nil })
 	g.Go(func() error { return s.extension.lifecycle.Run(ctx) })
 	g.Go(func() error { return s.extension.aggregator.Run(ctx) })
 	g.Go(func() error { return s.policies.Run(ctx) })
@@ -243,6 +246,15 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return nil
 	})
 	return g.Wait()
+}
+
+// tellIdentities logs how a change of the authentication file went.
+func (s *Server) tellIdentities(err error) {
+	if err != nil {
+		s.cfg.Log.Error().Str("component", "authentication").Err(err).Msg("authentication file not taken over; what was there before holds")
+		return
+	}
+	s.cfg.Log.Info().Str("component", "authentication").Msg("authentication file taken over")
 }
 
 // becomeReady fills the caches that access decisions need and writes the cluster's

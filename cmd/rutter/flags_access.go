@@ -10,6 +10,9 @@ import (
 // modes their defaults, are kube-apiserver's.
 func accessFlags(c *cobra.Command, cfg *apiserver.AccessConfig) {
 	f := c.Flags()
+	f.StringVar(&cfg.AuthenticationFile, "authentication-config", "", "file with an AuthenticationConfiguration: OIDC issuers, and what is open to anybody")
+	f.StringVar(&cfg.AuthorizationFile, "authorization-config", "", "file with an AuthorizationConfiguration, instead of the Node authorizer and RBAC")
+	f.BoolVar(&cfg.BootstrapTokens, "enable-bootstrap-token-auth", cfg.BootstrapTokens, "accept bootstrap tokens: Secrets of type bootstrap.kubernetes.io/token in kube-system")
 	f.StringVar(&cfg.Audit.PolicyFile, "audit-policy-file", "", "file with the audit policy (audit.k8s.io/v1): which requests are recorded, and how much of them")
 	f.StringVar(&cfg.Audit.Log.Path, "audit-log-path", "", "file that audit records are written to, one a line; - is standard output")
 	f.IntVar(&cfg.Audit.Log.MaxSize, "audit-log-maxsize", cfg.Audit.Log.MaxSize, "megabytes after which that file is rotated; 0 never rotates")

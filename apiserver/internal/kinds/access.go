@@ -5,12 +5,16 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"time"
 
 	restful "github.com/emicklei/go-restful/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/plugin/pkg/authenticator/token/oidc"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubernetes/pkg/controller/serviceaccount"
@@ -19,6 +23,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubeapiserver/authorizer/modes"
 	"k8s.io/kubernetes/pkg/routes"
 	serviceaccounttoken "k8s.io/kubernetes/pkg/serviceaccount"
+	"k8s.io/kubernetes/plugin/pkg/auth/authenticator/token/bootstrap"
 )
 
 // TokenGenerator signs service-account tokens.
@@ -55,14 +60,19 @@ type AuthenticationConfig struct {
 	PublicKeys []any // of the service-account issuer
 	Client     kubernetes.Interface
 	Informers  informers.SharedInformerFactory
+	// BootstrapTokens accepts the tokens in kube-system's Secrets of their type.
+	BootstrapTokens bool
+	// File is the path of an AuthenticationConfiguration; empty for none.
+	File string
 }
 
 // anonymousPaths may be read by anyone: whether the server is up, and its version.
 var anonymousPaths = []string{"/healthz", "/livez", "/readyz", "/version"}
 
-// Authentication accepts client certificates and service-account tokens bound to live
-// objects; without credentials only health and version are reachable.
-func Authentication(ctx context.Context, c AuthenticationConfig) (authenticator.Request, error) {
+// Authentication accepts client certificates, service-account tokens bound to live
+// objects, and what the configuration adds; without credentials only health and version
+// are reachable, unless the file says otherwise.
+func Authentication(ctx context.Context, c AuthenticationConfig) (*Authenticator, error) {
 	keys, err := serviceaccounttoken.StaticPublicKeysGetter(c.PublicKeys)
 	if err != nil {
 		return nil, fmt.Errorf("service-account keys: %w", err)
@@ -71,9 +81,24 @@ func Authentication(ctx context.Context, c AuthenticationConfig) (authenticator.
 	for _, path := range anonymousPaths {
 		conditions = append(conditions, apiserverapi.AnonymousAuthCondition{Path: path})
 	}
+	file := authenticationFile{AuthenticationConfiguration: &apiserverapi.AuthenticationConfiguration{}}
+	if c.File != "" {
+		if file, err = readAuthentication(c.File, c.Issuer); err != nil {
+			return nil, err
+		}
+	}
+	anonymous := apiserverapi.AnonymousAuthConfig{Enabled: true, Conditions: conditions}
+	if file.Anonymous != nil {
+		anonymous = *file.Anonymous
+	}
 	core, webhooks := c.Informers.Core().V1(), c.Informers.Admissionregistration().V1()
 	cfg := kubeauthenticator.Config{
-		Anonymous:                      apiserverapi.AnonymousAuthConfig{Enabled: true, Conditions: conditions},
+		Anonymous:                      anonymous,
+		BootstrapToken:                 c.BootstrapTokens,
+		BootstrapTokenAuthenticator:    bootstrap.NewTokenAuthenticator(core.Secrets().Lister().Secrets(metav1.NamespaceSystem)),
+		AuthenticationConfig:           file.AuthenticationConfiguration,
+		AuthenticationConfigData:       file.data,
+		OIDCSigningAlgs:                oidc.AllValidSigningAlgorithms(),
 		ServiceAccountLookup:           true,
 		ServiceAccountIssuers:          []string{c.Issuer},
 		APIAudiences:                   c.Audiences,
@@ -85,18 +110,31 @@ func Authentication(ctx context.Context, c AuthenticationConfig) (authenticator.
 		ClientCAContentProvider: c.ClientCA,
 		APIServerID:             c.ServerID,
 	}
-	request, _, _, _, err := cfg.New(ctx)
-	return request, err
+	request, update, _, _, err := cfg.New(ctx)
+	return &Authenticator{Request: request, issuer: c.Issuer, file: file, update: update}, err
 }
 
-// Authorization is system:masters, then the Node authorizer, then RBAC.
-func Authorization(ctx context.Context, serverID string, factory informers.SharedInformerFactory) (authorizer.Authorizer, authorizer.RuleResolver, error) {
+// authorizationBackoff is how often a webhook that does not answer is asked again; as
+// kube-apiserver does.
+var authorizationBackoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5}
+
+// Authorization is system:masters, then the Node authorizer, then RBAC; or, after
+// system:masters, what the AuthorizationConfiguration in file says, now and whenever it
+// changes.
+func Authorization(ctx context.Context, serverID string, factory informers.SharedInformerFactory, file string) (authorizer.Authorizer, authorizer.RuleResolver, error) {
 	cfg := kubeauthorizer.Config{
 		VersionedInformerFactory: factory,
 		AuthorizationConfiguration: &apiserverapi.AuthorizationConfiguration{Authorizers: []apiserverapi.AuthorizerConfiguration{
 			{Type: apiserverapi.AuthorizerType(modes.ModeNode), Name: "node"},
 			{Type: apiserverapi.AuthorizerType(modes.ModeRBAC), Name: "rbac"},
 		}},
+	}
+	if file != "" {
+		var err error
+		cfg.ReloadFile, cfg.WebhookRetryBackoff = file, &authorizationBackoff
+		if cfg.AuthorizationConfiguration, cfg.InitialAuthorizationConfigurationData, err = readAuthorization(file); err != nil {
+			return nil, nil, err
+		}
 	}
 	return cfg.New(ctx, serverID)
 }
