@@ -101,7 +101,7 @@ func BenchmarkApplyToRunning(b *testing.B) {
 // createdToRunning reads the log of a pod.
 func createdToRunning(b *testing.B, c *cluster.Cluster, name string) time.Duration {
 	b.Helper()
-	out, err := c.RutterBus("log", "pod/"+name, "-o", "json")
+	out, err := c.Rutter("log", "pod/"+name, "-o", "json")
 	if err != nil {
 		b.Fatalf("log: %v\n%s", err, out)
 	}

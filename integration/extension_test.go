@@ -60,7 +60,7 @@ func TestCustomResourcesWithKubectl(t *testing.T) {
 	if all := c.Kubectl("get", "backups", "-A"); !strings.Contains(all, "No resources found") {
 		t.Fatalf("backups outlive their namespace:\n%s", all)
 	}
-	log, err := c.RutterBus("log", "backups.example.com/weekly", "-n", "shop")
+	log, err := c.Rutter("log", "backups.example.com/weekly", "-n", "shop")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}

@@ -329,14 +329,14 @@ func change(t *testing.T, c *cluster.Cluster) {
 }
 
 func stream(t *testing.T, c *cluster.Cluster) {
-	log, err := c.RutterBus("log", "deploy/web", "-n", "shop")
+	log, err := c.Rutter("log", "deploy/web", "-n", "shop")
 	if err != nil || !strings.Contains(log, "ADDED") || !strings.Contains(log, "kubectl-set") {
 		t.Errorf("log: %v\n%s", err, log)
 	}
-	if out, err := c.RutterBus("log", "deploy/nothing", "-n", "shop"); err == nil || !strings.Contains(out+err.Error(), "No changes of shop deployments.apps/nothing") {
+	if out, err := c.Rutter("log", "deploy/nothing", "-n", "shop"); err == nil || !strings.Contains(out+err.Error(), "No changes of shop deployments.apps/nothing") {
 		t.Errorf("log of nothing: %v\n%s", err, out)
 	}
-	past, err := c.RutterBus("log", "rs/"+strings.TrimPrefix(strings.Fields(c.Kubectl("-n", "shop", "get", "rs", "-o", "name"))[0], "replicaset.apps/"), "-n", "shop", "-o", "json")
+	past, err := c.Rutter("log", "rs/"+strings.TrimPrefix(strings.Fields(c.Kubectl("-n", "shop", "get", "rs", "-o", "name"))[0], "replicaset.apps/"), "-n", "shop", "-o", "json")
 	if err != nil || !strings.Contains(past, `"cause"`) {
 		t.Errorf("log -o json: %v\n%s", err, past)
 	}
