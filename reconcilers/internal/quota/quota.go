@@ -221,14 +221,20 @@ func (r *reconciler) follow(gr schema.GroupResource) (followed, error) {
 
 // freed wakes the quotas of an object that uses something else than before.
 func (r *reconciler) freed(old, obj any) {
-	now := time.Now()
 	switch obj.(type) {
 	case *corev1.Pod, *corev1.Service, *corev1.PersistentVolumeClaim:
 	default:
 		return // counts for one before and after
 	}
+	quotas := r.quotasOf(obj)
+	if len(quotas) == 0 {
+		return // most namespaces have none, and pods change often
+	}
+	now := time.Now()
 	if !equality.Semantic.DeepEqual(usageOf(old, now), usageOf(obj, now)) || scopesChanged(old, obj) {
-		r.wakeNamespace(schema.GroupResource{}, obj)
+		for _, q := range quotas {
+			r.wake(q.Namespace+"/"+q.Name, engine.Revision(obj))
+		}
 	}
 }
 
@@ -245,22 +251,26 @@ func scopesChanged(old, obj any) bool {
 	}
 }
 
-// wakeNamespace wakes the quotas of the object's namespace; with a resource, those that
-// speak of it.
+// wakeNamespace wakes the quotas of the object's namespace that speak of its resource.
 func (r *reconciler) wakeNamespace(gr schema.GroupResource, obj any) {
-	accessor, err := meta.Accessor(obj)
-	if err != nil {
-		return
-	}
-	all, err := r.quotas.ResourceQuotas(accessor.GetNamespace()).List(labels.Everything())
-	if err != nil {
-		return
-	}
-	for _, q := range all {
-		if _, ok := byResource(q.Spec.Hard)[gr]; ok || gr.Empty() {
+	for _, q := range r.quotasOf(obj) {
+		if _, ok := byResource(q.Spec.Hard)[gr]; ok {
 			r.wake(q.Namespace+"/"+q.Name, engine.Revision(obj))
 		}
 	}
+}
+
+// quotasOf are the quotas of the object's namespace.
+func (r *reconciler) quotasOf(obj any) []*corev1.ResourceQuota {
+	accessor, err := meta.Accessor(obj)
+	if err != nil {
+		return nil
+	}
+	all, err := r.quotas.ResourceQuotas(accessor.GetNamespace()).List(labels.Everything())
+	if err != nil {
+		return nil
+	}
+	return all
 }
 
 func (r *reconciler) updateStatus(ctx context.Context, q *corev1.ResourceQuota, status corev1.ResourceQuotaStatus) error {
