@@ -61,23 +61,34 @@ func checkPlain(output string) error {
 	return nil
 }
 
-func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
+// open connects, once the arguments that need no server are right.
+func (f blameFlags) open(arg string) (*remote.Server, error) {
 	if _, _, err := splitObject(arg); err != nil {
-		return err
+		return nil, err
 	}
 	if err := checkPlain(f.output); err != nil {
-		return err
+		return nil, err
 	}
-	s, err := f.connect()
+	return f.connect()
+}
+
+// find resolves the object and the instant.
+func (f blameFlags) find(cmd *cobra.Command, s *remote.Server, arg string) (remote.Resource, schemas.Key, remote.Instant, error) {
+	r, key, err := f.object(s, arg)
+	if err != nil {
+		return r, key, remote.Instant{}, err
+	}
+	at, err := resolve(cmd, s, "--at", f.at)
+	return r, key, at, err
+}
+
+func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
+	s, err := f.open(arg)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	r, key, err := f.object(s, arg)
-	if err != nil {
-		return err
-	}
-	at, err := resolve(cmd, s, "--at", f.at)
+	r, key, at, err := f.find(cmd, s, arg)
 	if err != nil {
 		return err
 	}

@@ -42,22 +42,12 @@ Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
 }
 
 func runWhy(cmd *cobra.Command, f blameFlags, arg string) error {
-	if _, _, err := splitObject(arg); err != nil {
-		return err
-	}
-	if err := checkPlain(f.output); err != nil {
-		return err
-	}
-	s, err := f.connect()
+	s, err := f.open(arg)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	_, key, err := f.object(s, arg)
-	if err != nil {
-		return err
-	}
-	at, err := resolve(cmd, s, "--at", f.at)
+	_, key, at, err := f.find(cmd, s, arg)
 	if err != nil {
 		return err
 	}
