@@ -53,11 +53,11 @@ func serveImages(ctx context.Context, p programs) (*images.Registry, error) {
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	for _, tag := range all {
+		img, err := images.Assemble(tag.options) // once: its layer is compressed on the way
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", tag.names[0], err)
+		}
 		for _, name := range tag.names {
-			img, err := images.Assemble(tag.options)
-			if err != nil {
-				return nil, fmt.Errorf("image %s: %w", name, err)
-			}
 			if _, err := registry.Push(ctx, name, img); err != nil {
 				return nil, err
 			}

@@ -105,7 +105,11 @@ func conform(ctx context.Context, o options) (code int, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	results, err := newRunner(o, programs, registry.Host, server.kubeconfig).run(ctx, chosen.runnable)
+	runner, err := newRunner(o, programs, registry.Host, server.kubeconfig)
+	if err != nil {
+		return 0, err
+	}
+	results, err := runner.run(ctx, chosen.runnable)
 	if err != nil {
 		return 0, err
 	}

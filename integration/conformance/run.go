@@ -34,10 +34,9 @@ type runner struct {
 	repositories string // file
 }
 
-func newRunner(o options, p programs, registry, kubeconfig string) *runner {
+func newRunner(o options, p programs, registry, kubeconfig string) (*runner, error) {
 	r := &runner{o: o, binary: p.e2e, kubeconfig: kubeconfig, repositories: filepath.Join(o.work, "repositories.yaml")}
-	_ = os.WriteFile(r.repositories, fmt.Appendf(nil, repositories, registry), 0o644) // the tests say if it is missing
-	return r
+	return r, os.WriteFile(r.repositories, fmt.Appendf(nil, repositories, registry), 0o644)
 }
 
 // alone are tests that disturb others: upstream's own marks.
