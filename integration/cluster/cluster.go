@@ -3,19 +3,16 @@
 package cluster
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,33 +29,10 @@ type Cluster struct {
 	Node       string
 	API, Bus   int
 	NodePort   int
-	process    *exec.Cmd
-	exited     chan error
+	server     *Server // nil while it does not run
 	output     *output
 	extraFlags []string
 }
-
-// output keeps what the process printed.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (o *output) add(line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.text.WriteString(line + "\n")
-}
-
-// String is everything printed so far.
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-// startTimeout is generous: what is measured is measured by benchmarks.
-const startTimeout = 2 * time.Minute
 
 // New prepares a cluster of its own and removes it when the test ends. It skips only
 // without root.
@@ -71,13 +45,17 @@ func New(t testing.TB, flags ...string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ports, err := FreePorts(3)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := &Cluster{
 		t: t, rutter: binary(t, "RUTTER_BIN", "rutter"), kubectl: binary(t, "KUBECTL_BIN", "kubectl"),
 		Dir: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Node: "it-" + strconv.Itoa(os.Getpid()),
-		API: freePort(t), Bus: freePort(t), NodePort: freePort(t), extraFlags: flags,
+		API: ports[0], Bus: ports[1], NodePort: ports[2], extraFlags: flags,
 	}
 	t.Cleanup(func() {
-		if c.process != nil {
+		if c.server != nil {
 			c.Kill()
 		}
 		if t.Failed() {
@@ -110,16 +88,6 @@ func binary(t testing.TB, env, name string) string {
 	return path
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func tail(path string, lines int) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -138,42 +106,17 @@ func (c *Cluster) UpArgs() []string {
 // Start runs `rutter up` and returns when it says how to use the cluster.
 func (c *Cluster) Start() {
 	c.t.Helper()
-	c.process = exec.Command(c.rutter, c.UpArgs()...)
-	c.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.output, c.exited = &output{}, make(chan error, 1)
-	pipe, err := c.process.StdoutPipe()
+	server, err := Start(context.Background(), c.rutter, c.UpArgs())
+	if server != nil {
+		c.server, c.output = server, server.output
+	}
 	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.process.Stderr = c.process.Stdout
-	if err := c.process.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	up := make(chan struct{})
-	go func() {
-		var once sync.Once
-		lines := bufio.NewScanner(pipe)
-		for lines.Scan() {
-			c.output.add(lines.Text())
-			if strings.HasPrefix(lines.Text(), "Up in ") {
-				once.Do(func() { close(up) })
-			}
-		}
-		_, _ = io.Copy(io.Discard, pipe)
-		c.exited <- c.process.Wait()
-	}()
-	select {
-	case <-up:
-	case err := <-c.exited:
-		c.process = nil
-		c.t.Fatalf("rutter up ended: %v\n%s", err, c.output)
-	case <-time.After(startTimeout):
-		c.t.Fatalf("rutter up is not up after %s\n%s\n%s", startTimeout, c.output, tail(filepath.Join(c.Dir, "log", "rutter.log"), 40))
+		c.t.Fatalf("%v\n%s", err, tail(filepath.Join(c.Dir, "log", "rutter.log"), 40))
 	}
 }
 
 // PID is the process of the running cluster.
-func (c *Cluster) PID() int { return c.process.Process.Pid }
+func (c *Cluster) PID() int { return c.server.PID() }
 
 // Program is the rutter binary.
 func (c *Cluster) Program() string { return c.rutter }
@@ -189,18 +132,9 @@ func (c *Cluster) Kill() { _ = c.end(syscall.SIGKILL) }
 
 func (c *Cluster) end(signal syscall.Signal) error {
 	c.t.Helper()
-	if err := c.process.Process.Signal(signal); err != nil {
-		c.t.Fatal(err)
-	}
-	select {
-	case err := <-c.exited:
-		c.process = nil
-		return err
-	case <-time.After(time.Minute):
-		_ = c.process.Process.Kill()
-		c.t.Fatalf("rutter has not ended a minute after %s", signal)
-		return nil
-	}
+	server := c.server
+	c.server = nil
+	return server.End(signal)
 }
 
 // Rutter runs a rutter command on this cluster and returns its output.

@@ -98,7 +98,7 @@ func conform(ctx context.Context, o options) (code int, err error) {
 			return 0, err
 		}
 		if o.keep {
-			fmt.Printf("The cluster stays: KUBECONFIG=%s, pid %d\n", server.kubeconfig, server.process.Process.Pid)
+			fmt.Printf("The cluster stays: KUBECONFIG=%s, pid %d\n", server.kubeconfig, server.PID())
 		} else {
 			defer func() { err = errors.Join(err, server.stop()) }()
 		}

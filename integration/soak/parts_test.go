@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/rutter-project/rutter/integration/cluster"
 )
 
 // startTimeout is generous: what is tested is that a part comes back, not how fast.
@@ -52,10 +55,9 @@ func newRig(t *testing.T) *rig {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.NoError(t, os.Mkdir(r.store, 0o700))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := cluster.FreePorts(1)
 	require.NoError(t, err)
-	r.address = l.Addr().String()
-	require.NoError(t, l.Close())
+	r.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
 	r.log, err = os.Create(filepath.Join(dir, "parts.log"))
 	require.NoError(t, err)
 	t.Cleanup(r.end)

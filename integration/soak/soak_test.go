@@ -65,7 +65,10 @@ func TestExactlyOnceUnderFaults(t *testing.T) {
 		rate := float64(w.count.Load()-before) / time.Since(start).Seconds()
 		at = r.compare(at, rate)
 	}
-	require.NotEmpty(t, at.records, "nothing was compared")
+	require.NotZero(t, at.records, "nothing was compared")
+	if counts["clock jumped"] > 1 { // the last jump may come when nobody writes any more
+		require.NotZero(t, at.turns, "the clock never ran backwards")
+	}
 	t.Logf("%d changes, %d messages compared; %d transactions with unknown end; %s", at.changes, at.records, w.failed.Load(), summary(counts))
 }
 
@@ -74,6 +77,7 @@ type position struct {
 	rev              int64  // everything up to it was compared
 	last             Record // last message compared
 	changes, records int
+	turns            int // of the clock, backwards
 }
 
 // compareTimeout bounds how long the relays may take to catch up after a round.
@@ -105,15 +109,15 @@ func (r *rig) compare(at position, rate float64) position {
 	}
 	archive := r.read(ctx, js, "ARCHIVE", at.last.Seq, history[len(history)-1].Rev)
 	require.NoError(t, Mirrored(stream, archive))
-	require.Greater(t, clockTurns(stream), 0, "the clock never ran backwards")
+	turns := clockTurns(stream)
 	t.Logf("revisions %d to %d: %d changes at %.0f/s, %d messages, read %s after the last write; clock ran backwards %d times", at.rev+1, to, len(history), rate,
-		len(stream), lag.Round(time.Millisecond), clockTurns(stream))
+		len(stream), lag.Round(time.Millisecond), turns)
 	sleeper := r.relays[0]
 	sleeper.signal(syscall.SIGSTOP)
 	_, err = r.client.Compact(ctx, to-1)
 	require.NoError(t, err)
 	sleeper.signal(syscall.SIGCONT)
-	return position{rev: to, last: stream[len(stream)-1], changes: at.changes + len(history), records: at.records + len(stream)}
+	return position{rev: to, last: stream[len(stream)-1], changes: at.changes + len(history), records: at.records + len(stream), turns: at.turns + turns}
 }
 
 // clockTurns is how often a message has an earlier time than the one before it, by more
