@@ -36,14 +36,14 @@ type PodSink interface {
 	Remove(pod *corev1.Pod, rev int64)
 }
 
-// ObjectRef names a ConfigMap, Secret or ClusterTrustBundle.
+// ObjectRef names a ConfigMap, Secret, ClusterTrustBundle or PodCertificateRequest.
 type ObjectRef struct {
-	Kind      string // ConfigMap, Secret or ClusterTrustBundle
+	Kind      string // ConfigMap, Secret, ClusterTrustBundle or PodCertificateRequest
 	Namespace string
 	Name      string
 }
 
-// ObjectChanges tells which ConfigMaps, Secrets and ClusterTrustBundles changed. It carries no
+// ObjectChanges tells which ConfigMaps, Secrets, ClusterTrustBundles and PodCertificateRequests changed. It carries no
 // values: the agent reads what its pods use over the API.
 type ObjectChanges interface {
 	// Run calls changed for each change until ctx ends, and missed when changes

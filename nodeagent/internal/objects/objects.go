@@ -1,4 +1,4 @@
-// Package objects reads ConfigMaps, Secrets and tokens of this node's pods
+// Package objects reads ConfigMaps, Secrets, tokens and certificates of this node's pods
 // over the API. It keeps what it read as long as a pod uses it and is told
 // when something changed, so a pod's restart asks nothing. Secret values are
 // held in memory only. All methods may be called from any goroutine.
@@ -23,7 +23,7 @@ import (
 // Key names an object that pods use. ClusterTrustBundles, of which a pod may use any
 // that a selector finds, are one object of that kind without a name.
 type Key struct {
-	Kind      string // ConfigMap, Secret or ClusterTrustBundle
+	Kind      string // ConfigMap, Secret, ClusterTrustBundle or PodCertificateRequest
 	Namespace string
 	Name      string
 }
@@ -33,14 +33,15 @@ type Store struct {
 	client kubernetes.Interface
 	keep   bool // someone tells of changes
 
-	mu      sync.Mutex
-	entries map[Key]*entry           // guarded by mu
-	tokens  map[tokenKey]cachedToken // guarded by mu
+	mu          sync.Mutex
+	entries     map[Key]*entry                 // guarded by mu
+	tokens      map[tokenKey]cachedToken       // guarded by mu
+	credentials map[certificateKey]*credential // guarded by mu
 }
 
 type entry struct {
 	users   map[types.UID]struct{}
-	object  any // *corev1.ConfigMap, *corev1.Secret, []ClusterTrustBundle, or nil when it does not exist
+	object  any // *corev1.ConfigMap, *corev1.Secret, []ClusterTrustBundle, *PodCertificateRequest, or nil when it does not exist
 	fetched bool
 	epoch   int // counts changes, so that an answer that crossed one is not kept
 }
@@ -58,7 +59,7 @@ type cachedToken struct {
 
 // New returns a store. keep tells that Changed will be called for every change.
 func New(client kubernetes.Interface, keep bool) *Store {
-	return &Store{client: client, keep: keep, entries: map[Key]*entry{}, tokens: map[tokenKey]cachedToken{}}
+	return &Store{client: client, keep: keep, entries: map[Key]*entry{}, tokens: map[tokenKey]cachedToken{}, credentials: map[certificateKey]*credential{}}
 }
 
 // For returns the store as one pod sees it.
@@ -118,6 +119,11 @@ func (s *Store) Forget(pod types.UID) {
 	for k := range s.tokens {
 		if k.pod == pod {
 			delete(s.tokens, k)
+		}
+	}
+	for k := range s.credentials {
+		if k.pod == pod {
+			delete(s.credentials, k)
 		}
 	}
 }

@@ -63,9 +63,11 @@ func (w *Worker) prepare(ctx context.Context) {
 			return nil
 		})
 		g.Go(func() (err error) {
-			if out.refresh, err = set.Setup(gctx, pod, facts); err != nil {
+			var stale error
+			if out.refresh, stale, err = set.Setup(gctx, pod, facts); err != nil {
 				return &setupError{"FailedMount", err}
 			}
+			w.tellStale(pod, stale)
 			return nil
 		})
 		err := g.Wait()
@@ -188,9 +190,17 @@ func (w *Worker) refreshVolumes(ctx context.Context) {
 	w.infra.working = true
 	pod, facts, set := w.pod, w.facts(), w.infra.volumes
 	w.spawn(func() {
-		next, err := set.Setup(ctx, pod, facts)
+		next, stale, err := set.Setup(ctx, pod, facts)
+		w.tellStale(pod, stale)
 		w.post(refreshed{next, err})
 	})
+}
+
+// tellStale records why a volume is older than it should be.
+func (w *Worker) tellStale(pod *corev1.Pod, why error) {
+	if why != nil {
+		w.deps.Announce(pod, "", podstate.Announce{C: -1, Warning: true, Reason: "VolumeOutdated", Message: why.Error()})
+	}
 }
 
 const refreshRetry = 10 * time.Second

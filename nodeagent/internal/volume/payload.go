@@ -21,6 +21,8 @@ type Source interface {
 	Secret(ctx context.Context, namespace, name string) (obj *corev1.Secret, found bool, err error)
 	// TrustBundles returns all cluster trust bundles.
 	TrustBundles(ctx context.Context) ([]certificatesv1.ClusterTrustBundle, error)
+	// Certificate returns the certificate of a podCertificate source of a volume.
+	Certificate(ctx context.Context, pod *corev1.Pod, volume string, source int, p *corev1.PodCertificateProjection) (Certificate, error)
 	// Token returns a service account token for the pod and when to replace it.
 	Token(ctx context.Context, pod *corev1.Pod, audience string, ttl time.Duration) (token string, refresh time.Time, err error)
 }
@@ -30,6 +32,7 @@ type Source interface {
 type content struct {
 	files   Payload
 	refresh time.Time
+	stale   []error // why some of it is older than it should be
 }
 
 func (c *content) add(p string, f File) error {
@@ -62,7 +65,7 @@ func payload(ctx context.Context, src Source, pod *corev1.Pod, facts env.Facts, 
 		err = b.downward(v.DownwardAPI.Items)
 	case v.Projected != nil:
 		b.mode = mode(v.Projected.DefaultMode)
-		err = b.projected(v.Projected.Sources)
+		err = b.projected(v.Name, v.Projected.Sources)
 	default:
 		return content{}, false, nil
 	}
@@ -181,7 +184,7 @@ func (b *builder) downwardValue(item corev1.DownwardAPIVolumeFile) (string, erro
 	}
 }
 
-func (b *builder) projected(sources []corev1.VolumeProjection) error {
+func (b *builder) projected(volume string, sources []corev1.VolumeProjection) error {
 	for i := range sources {
 		s := &sources[i]
 		var err error
@@ -196,8 +199,10 @@ func (b *builder) projected(sources []corev1.VolumeProjection) error {
 			err = b.token(s.ServiceAccountToken)
 		case s.ClusterTrustBundle != nil:
 			err = b.trustBundle(s.ClusterTrustBundle)
+		case s.PodCertificate != nil:
+			err = b.certificate(volume, i, s.PodCertificate)
 		default:
-			err = &UnsupportedError{"projected source podCertificate"}
+			err = &UnsupportedError{"this projected source"}
 		}
 		if err != nil {
 			return err

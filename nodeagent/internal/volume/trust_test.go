@@ -24,7 +24,7 @@ func bundle(name, signer string, labels map[string]string, certificates ...strin
 }
 
 func TestTrustBundles(t *testing.T) {
-	src := objects{bundles: []certificatesv1.ClusterTrustBundle{
+	src := fakeSource{bundles: []certificatesv1.ClusterTrustBundle{
 		bundle("plain", "", nil, "a comment\n"+anchor("b"), anchor("a")),
 		bundle("s:1", "x.test/s", map[string]string{"live": "yes"}, anchor("a")),
 		bundle("s:2", "x.test/s", map[string]string{"live": "yes"}, anchor("c"), anchor("a")),
@@ -61,7 +61,7 @@ func TestTrustBundles(t *testing.T) {
 			require.EqualValues(t, 0o644, got.files["anchors.pem"].Mode)
 		})
 	}
-	failing := objects{err: errors.New("away")}
+	failing := fakeSource{err: errors.New("away")}
 	v := &corev1.Volume{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 		{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: name("plain"), Path: "p"}}}}}}
 	_, _, err := payload(t.Context(), failing, &corev1.Pod{}, env.Facts{}, v)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -91,36 +92,42 @@ func TestPathsStayInside(t *testing.T) {
 	}
 }
 
-// objects is a Source in memory.
-type objects struct {
+// fakeSource is a Source in memory.
+type fakeSource struct {
 	maps    map[string]*corev1.ConfigMap
 	secrets map[string]*corev1.Secret
 	bundles []certificatesv1.ClusterTrustBundle
 	err     error
+
+	certificates map[string]Certificate // by volume/source
 }
 
-func (o objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, bool, error) {
+func (o fakeSource) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, bool, error) {
 	cm, ok := o.maps[name]
 	return cm, ok, o.err
 }
 
-func (o objects) Secret(_ context.Context, _, name string) (*corev1.Secret, bool, error) {
+func (o fakeSource) Secret(_ context.Context, _, name string) (*corev1.Secret, bool, error) {
 	s, ok := o.secrets[name]
 	return s, ok, o.err
 }
 
-func (o objects) TrustBundles(context.Context) ([]certificatesv1.ClusterTrustBundle, error) {
+func (o fakeSource) TrustBundles(context.Context) ([]certificatesv1.ClusterTrustBundle, error) {
 	return o.bundles, o.err
+}
+
+func (o fakeSource) Certificate(_ context.Context, _ *corev1.Pod, volume string, source int, _ *corev1.PodCertificateProjection) (Certificate, error) {
+	return o.certificates[volume+"/"+strconv.Itoa(source)], o.err
 }
 
 var refresh = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func (o objects) Token(_ context.Context, pod *corev1.Pod, audience string, ttl time.Duration) (string, time.Time, error) {
+func (o fakeSource) Token(_ context.Context, pod *corev1.Pod, audience string, ttl time.Duration) (string, time.Time, error) {
 	return pod.Name + "/" + audience + "/" + ttl.String(), refresh, o.err
 }
 
 func TestPayload(t *testing.T) {
-	src := objects{
+	src := fakeSource{
 		maps:    map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"k": "v"}, BinaryData: map[string][]byte{"b": {0}}}},
 		secrets: map[string]*corev1.Secret{"s": {Data: map[string][]byte{"k": []byte("hidden")}}},
 	}
@@ -165,12 +172,12 @@ func TestUnsupported(t *testing.T) {
 		"image":           {Image: &corev1.ImageVolumeSource{}},
 		"nfs":             {NFS: &corev1.NFSVolumeSource{}},
 		"medium":          {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}},
-		"pod certificate": {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{PodCertificate: &corev1.PodCertificateProjection{}}}}},
+		"no source":  {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			s := NewSet(Dirs{dir, dir}, objects{})
-			_, err := s.Setup(t.Context(), &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: v}}}}, env.Facts{})
+			s := NewSet(Dirs{dir, dir}, fakeSource{})
+			_, _, err := s.Setup(t.Context(), &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: v}}}}, env.Facts{})
 			var unsupported *UnsupportedError
 			require.ErrorAs(t, err, &unsupported)
 			require.Contains(t, err.Error(), `volume "v"`)
@@ -234,7 +241,7 @@ func TestSubPathNeverLeaves(t *testing.T) {
 func TestErrorsOfTheAPIAreKept(t *testing.T) {
 	away := errors.New("away")
 	dir := t.TempDir()
-	s := NewSet(Dirs{dir, dir}, objects{err: away})
-	_, err := s.Setup(t.Context(), &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}}}}}, env.Facts{})
+	s := NewSet(Dirs{dir, dir}, fakeSource{err: away})
+	_, _, err := s.Setup(t.Context(), &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}}}}}, env.Facts{})
 	require.ErrorIs(t, err, away)
 }

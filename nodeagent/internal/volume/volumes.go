@@ -55,8 +55,9 @@ func (s *Set) place(name, path string) {
 
 // Setup makes all volumes of the pod, or finds them made. refresh is when
 // Setup must be called again; zero means only after a change. Called again it
-// writes the content of API volumes anew where it changed.
-func (s *Set) Setup(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refresh time.Time, err error) {
+// writes the content of API volumes anew where it changed. stale tells why some
+// content is older than it should be.
+func (s *Set) Setup(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refresh time.Time, stale, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	var group *int64
@@ -66,27 +67,30 @@ func (s *Set) Setup(ctx context.Context, pod *corev1.Pod, facts env.Facts) (refr
 	all := content{}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		next, err := s.one(ctx, pod, facts, v, group)
+		one, err := s.one(ctx, pod, facts, v, group)
 		if err != nil {
-			return time.Time{}, fmt.Errorf("volume %q: %w", v.Name, err)
+			return time.Time{}, nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		all.refreshBy(next)
+		all.refreshBy(one.refresh)
+		for _, why := range one.stale {
+			all.stale = append(all.stale, fmt.Errorf("volume %q: %w", v.Name, why))
+		}
 	}
-	return all.refresh, nil
+	return all.refresh, errors.Join(all.stale...), nil
 }
 
-func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *corev1.Volume, group *int64) (time.Time, error) {
+func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *corev1.Volume, group *int64) (content, error) {
 	c, fromAPI, err := payload(ctx, s.src, pod, facts, v)
 	if err != nil {
-		return time.Time{}, err
+		return content{}, err
 	}
 	if fromAPI {
 		dir := filepath.Join(s.dirs.Memory, v.Name)
 		if _, err := Write(dir, c.files, group); err != nil {
-			return time.Time{}, err
+			return content{}, err
 		}
 		s.place(v.Name, dir)
-		return c.refresh, nil
+		return c, nil
 	}
 	var path string
 	switch {
@@ -98,10 +102,10 @@ func (s *Set) one(ctx context.Context, pod *corev1.Pod, facts env.Facts, v *core
 		err = &UnsupportedError{"volume type " + kindOf(v)}
 	}
 	if err != nil {
-		return time.Time{}, err
+		return content{}, err
 	}
 	s.place(v.Name, path)
-	return time.Time{}, nil
+	return content{}, nil
 }
 
 // kindOf names the type of a volume this agent does not make.

@@ -198,7 +198,8 @@ func (s routeSink) Apply(e bus.RouteEvent) {
 	}
 }
 
-// objectChanges tells the agent which ConfigMaps, Secrets and ClusterTrustBundles changed.
+// objectChanges tells the agent which ConfigMaps, Secrets, ClusterTrustBundles and
+// PodCertificateRequests changed.
 type objectChanges struct{ informers *bus.Informers }
 
 var errNoInformer = errors.New("informer could not be followed")
@@ -228,12 +229,14 @@ func (o *objectChanges) Run(ctx context.Context, changed func(nodeagent.ObjectRe
 	stopMaps, err1 := watch("ConfigMap", o.informers.For(core.WithResource("configmaps"), &corev1.ConfigMap{}))
 	stopSecrets, err2 := watch("Secret", o.informers.For(core.WithResource("secrets"), &metav1.PartialObjectMetadata{}))
 	stopBundles, err3 := watch("ClusterTrustBundle", o.informers.For(certificatesv1.SchemeGroupVersion.WithResource("clustertrustbundles"), &metav1.PartialObjectMetadata{}))
-	if err := errors.Join(err1, err2, err3); err != nil {
+	stopRequests, err4 := watch("PodCertificateRequest", o.informers.For(certificatesv1.SchemeGroupVersion.WithResource("podcertificaterequests"), &metav1.PartialObjectMetadata{}))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("%w: %w", errNoInformer, err)
 	}
 	defer stopMaps()
 	defer stopSecrets()
 	defer stopBundles()
+	defer stopRequests()
 	missed()
 	<-ctx.Done()
 	return nil
