@@ -5,6 +5,7 @@ package endpointslice
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,15 +64,15 @@ func New(config *rest.Config, source engine.Source, log zerolog.Logger) (*engine
 	services := source.For(corev1.SchemeGroupVersion.WithResource("services"), &corev1.Service{})
 	pods := source.For(corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{})
 	nodes := source.For(corev1.SchemeGroupVersion.WithResource("nodes"), &corev1.Node{})
-	slices := source.For(discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), &discoveryv1.EndpointSlice{})
-	if err := slices.AddIndexers(cache.Indexers{byService: serviceOf}); err != nil {
+	written := source.For(discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), &discoveryv1.EndpointSlice{})
+	if err := written.AddIndexers(cache.Indexers{byService: serviceOf}); err != nil {
 		return nil, err
 	}
 	tracker := endpointsliceutil.NewEndpointSliceTracker()
 	r := &reconciler{
 		services: corelisters.NewServiceLister(services.GetIndexer()),
 		pods:     corelisters.NewPodLister(pods.GetIndexer()),
-		slices:   slices.GetIndexer(), tracker: tracker, causes: held,
+		slices:   written.GetIndexer(), tracker: tracker, causes: held,
 		trigger: endpointsliceutil.NewTriggerTimeTracker(),
 		library: endpointslice.NewReconciler(client, corelisters.NewNodeLister(nodes.GetIndexer()), maxEndpoints, tracker,
 			topologycache.NewTopologyCache(), &record.FakeRecorder{}, managedBy, endpointslice.WithPreferSameTrafficDistributionEnabled(true)),
@@ -86,7 +87,7 @@ func New(config *rest.Config, source engine.Source, log zerolog.Logger) (*engine
 	if err := c.Follow(nodes, cache.ResourceEventHandlerFuncs{}); err != nil { // read by the library, must be filled
 		return nil, err
 	}
-	return c, c.Watch(slices, func(_, obj any) []string { keys, _ := serviceOf(obj); return keys })
+	return c, c.Follow(written, sliceEvents{c, tracker})
 }
 
 func (r *reconciler) Name() string { return name }
@@ -97,6 +98,41 @@ func serviceOf(obj any) ([]string, error) {
 		return nil, nil
 	}
 	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+}
+
+// sliceEvents wakes the Services of slices that changed. It tells the tracker which slices
+// others took away, because it would wait for their return forever.
+type sliceEvents struct {
+	c       *engine.Controller
+	tracker *endpointsliceutil.EndpointSliceTracker
+}
+
+func (e sliceEvents) OnAdd(obj any, _ bool) { e.wake(obj) }
+
+func (e sliceEvents) OnUpdate(old, obj any) {
+	was, _ := serviceOf(old)
+	is, _ := serviceOf(obj)
+	if ending := obj.(*discoveryv1.EndpointSlice).DeletionTimestamp != nil; ending || !slices.Equal(was, is) {
+		e.OnDelete(old)
+	}
+	e.wake(obj)
+}
+
+func (e sliceEvents) OnDelete(obj any) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+		e.tracker.HandleDeletion(slice)
+		e.wake(slice)
+	}
+}
+
+func (e sliceEvents) wake(obj any) {
+	keys, _ := serviceOf(obj)
+	for _, key := range keys {
+		e.c.Enqueue(key, engine.Revision(obj))
+	}
 }
 
 // servicesOfPod names the Services whose endpoints the pod's change can concern.
@@ -138,18 +174,18 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	var slices []*discoveryv1.EndpointSlice
+	var current []*discoveryv1.EndpointSlice
 	for _, s := range engine.Owned[*discoveryv1.EndpointSlice](r.slices, byService, key) {
 		if s.DeletionTimestamp == nil {
-			slices = append(slices, s)
+			current = append(current, s)
 		}
 	}
-	if r.tracker.StaleSlices(svc, slices) {
+	if r.tracker.StaleSlices(svc, current) {
 		return engine.After{Wait: staleWait} // our last write has not come back yet
 	}
 	triggered := r.trigger.ComputeEndpointLastChangeTriggerTime(namespace, svc, pods)
 	r.causes.set(schemas.CauseOf(ctx))
-	return r.library.Reconcile(klog.FromContext(ctx), svc, pods, slices, triggered)
+	return r.library.Reconcile(klog.FromContext(ctx), svc, pods, current, triggered)
 }
 
 // staleWait is a fallback: the event of the write normally comes first.
