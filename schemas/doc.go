@@ -31,5 +31,5 @@
 // or given another meaning; readers ignore what they do not know. A change that
 // readers must notice raises HeaderVersion.
 //
-// The package depends on the standard library alone.
+// The package depends on the standard library alone; package bundle, in its folder, on zstd.
 package schemas
