@@ -88,6 +88,9 @@ func (e *extension) changed() {
 // follow keeps up with definitions until the context ends.
 func (e *extension) follow(ctx context.Context) error { return e.definitions.Run(ctx, e.changed) }
 
+// at serves what was defined in the past that a request reads.
+func (e *extension) at(ctx context.Context) (serve.Custom, string) { return e.then.at(ctx, e) }
+
 // front passes on what other servers serve. Of the past of other servers nothing is known.
 func (e *extension) front(next http.Handler) http.Handler {
 	aggregated := e.aggregator.Handler(next)

@@ -95,13 +95,12 @@ type thens struct {
 const maxThens = 8
 
 // at serves the custom resources that were defined in the past which a request reads.
-// The mark is empty if these are the present's.
-func (e *extension) at(ctx context.Context) (serve.Custom, string) {
-	t := &e.then
+// The mark is empty if these are the present's, which now serves.
+func (t *thens) at(ctx context.Context, now serve.Custom) (serve.Custom, string) {
 	table := view.PastOf(ctx).Table(strings.TrimSuffix(t.prefix, "/"))
 	mark := customresources.Mark(table, t.prefix)
 	if mark == customresources.Mark(t.present, t.prefix) {
-		return e, ""
+		return now, ""
 	}
 	if mark == "" {
 		mark = "none"

@@ -167,8 +167,7 @@ func TestPast(t *testing.T) {
 	ns := p.namespace(t)
 	p.configMap(t, ns, "gone", map[string]string{"a": "b"})
 	pod := p.pod(t, ns, "web", "")
-	_, err := p.client.CoreV1().Secrets(ns).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"p": "CANARY"}}, metav1.CreateOptions{})
-	require.NoError(t, err)
+	p.secret(t, ns)
 	then := p.revision(t)
 	require.NoError(t, p.client.CoreV1().ConfigMaps(ns).Delete(t.Context(), "gone", metav1.DeleteOptions{}))
 	deleted := p.revision(t)
@@ -223,6 +222,12 @@ func TestPast(t *testing.T) {
 	t.Run("events", func(t *testing.T) { p.events(t, ns, then, deleted) })
 	t.Run("custom", p.customResources)
 	t.Run("status", func(t *testing.T) { p.status(t, then) })
+}
+
+func (p *past) secret(t *testing.T, ns string) {
+	t.Helper()
+	_, err := p.client.CoreV1().Secrets(ns).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"p": "CANARY"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
 }
 
 func (p *past) ages(t *testing.T, ns string, pod *corev1.Pod) {

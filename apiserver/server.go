@@ -178,7 +178,7 @@ func (s *Server) keepHistory() {
 	past := history.DefaultConfig()
 	past.KeyframeEvents, past.CacheBytes = s.cfg.KeyframeEvents, s.cfg.PastCacheBytes
 	s.history = history.New(history.Parts{
-		Bus: s.cfg.Bus, Feed: s.feed, Relay: s.relay, View: s.view, Revision: s.revision, Object: s.objectAt,
+		Bus: s.cfg.Bus, Frames: s.cfg.Bus, Feed: s.feed, Relay: s.relay, View: s.view, Revision: s.revision, Object: s.objectAt,
 	}, past, s.cfg.Log)
 }
 

@@ -17,7 +17,6 @@ import (
 
 	"github.com/rutter-project/rutter/apiserver/internal/customresources"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
-	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
@@ -29,7 +28,7 @@ type stores struct {
 	cfg    Config
 	view   *view.View
 	leases *store.Leases
-	sealer *seal.Sealer
+	sealer store.Sealer
 
 	mu     sync.Mutex
 	opened map[schema.GroupVersionResource]*store.Store // by the version stored; guarded by mu

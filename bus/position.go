@@ -20,6 +20,9 @@ type Position struct {
 	Empty bool // holds no message, though Seq may not be 0
 	// Trimmed says that the stream no longer holds all that was put into it.
 	Trimmed bool
+	// After, if it is known, is the revision after which nothing is missing although the
+	// stream is trimmed; else 0.
+	After int64
 }
 
 // Head reads where a stream ends.

@@ -69,7 +69,7 @@ func newBenchLog(b *testing.B, events int) *benchLog {
 	require.NoError(b, err)
 	b.Cleanup(l.window.Close)
 	l.view = view.New(l.live.WaitFor)
-	l.History = New(Parts{Bus: l.client, Feed: l.live, Relay: l.live, View: l.view, Revision: l.live.current}, DefaultConfig(), zerolog.Nop())
+	l.History = New(Parts{Bus: l.client, Frames: l.client, Feed: l.live, Relay: l.live, View: l.view, Revision: l.live.current}, DefaultConfig(), zerolog.Nop())
 	l.first = l.live.rev + 1
 	for n := range events {
 		key := n

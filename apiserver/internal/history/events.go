@@ -3,7 +3,10 @@ package history
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
+	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -115,8 +118,8 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 			return plan{}, err
 		}
 	}
-	if held.head.Trimmed && behind.Seq == held.first.Seq && held.first.Rev > p.since && held.first.Type != schemas.Gap {
-		p.gap = &schemas.Event{Rev: held.first.Rev, Cnt: 1, Type: schemas.Gap, PrevRev: max(p.since-1, 0), Epoch: held.head.Epoch,
+	if held.head.Trimmed && behind.Seq == held.first.Seq && held.complete() > p.since && held.first.Type != schemas.Gap {
+		p.gap = &schemas.Event{Rev: held.complete(), Cnt: 1, Type: schemas.Gap, PrevRev: max(p.since-1, 0), Epoch: held.head.Epoch,
 			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`)}
 	}
 	return p, nil
@@ -160,4 +163,30 @@ func (h *History) bound(ctx context.Context, point Point) (int64, error) {
 	default:
 		return 0, err
 	}
+}
+
+// Objects calls fn with the objects of a state that a key asks for, whose fields may be
+// schemas.AnyToken, in the order of their keys: each as the event by which somebody learns
+// of it who knows nothing.
+func Objects(p *view.Past, key schemas.Key, fn func(schemas.Event) error) error {
+	fits := func(want, is string) bool { return want == schemas.AnyToken || want == is }
+	var items []*view.Item
+	p.Each(func(i *view.Item) bool {
+		items = append(items, i)
+		return true
+	})
+	slices.SortFunc(items, func(a, b *view.Item) int { return strings.Compare(a.Key, b.Key) })
+	for _, i := range items {
+		k, err := schemas.ParsePath(i.Key)
+		if err != nil {
+			return err
+		}
+		if !fits(key.Group, k.Group) || !fits(key.Resource, k.Resource) || !fits(key.Namespace, k.Namespace) || !fits(key.Name, k.Name) {
+			continue
+		}
+		if err := fn(schemas.Event{Rev: i.Rev, Cnt: 1, Type: schemas.Added, Key: k, Object: i.Object}); err != nil {
+			return ignoreStop(err)
+		}
+	}
+	return nil
 }

@@ -31,7 +31,7 @@ func (h *History) Run(ctx context.Context, changes Follower) error {
 	if err := h.parts.Relay.WaitFor(ctx, 1); err != nil { // the streams are there
 		return nil
 	}
-	if err := h.parts.Bus.SweepKeyframes(ctx); err != nil {
+	if err := h.parts.Frames.SweepKeyframes(ctx); err != nil {
 		h.log.Warn().Err(err).Msg("leftovers of keyframes not removed")
 	}
 	h.Baseline()
@@ -115,7 +115,7 @@ func (h *History) wanted(held *held, now time.Time) bool {
 // write stores the state that the view has, once the log has got as far.
 func (h *History) write(ctx context.Context, held *held) error {
 	started := time.Now()
-	last, err := h.parts.Bus.LastEvent(ctx, bus.StreamArchive)
+	last, err := h.parts.Frames.LastEvent(ctx, bus.StreamArchive)
 	if err != nil {
 		return err
 	}
@@ -133,12 +133,12 @@ func (h *History) write(ctx context.Context, held *held) error {
 		return err
 	}
 	k := bus.Keyframe{Rev: past.Rev, Time: past.Time, Seq: last.Seq, Epoch: held.head.Epoch, Objects: past.Objects}
-	err = h.parts.Bus.PutKeyframe(ctx, k, bytes.NewReader(body))
+	err = h.parts.Frames.PutKeyframe(ctx, k, bytes.NewReader(body))
 	if errors.Is(err, bus.ErrNoSpace) {
 		if thinned := h.thin(ctx, held); thinned != nil {
 			return errors.Join(err, thinned)
 		}
-		err = h.parts.Bus.PutKeyframe(ctx, k, bytes.NewReader(body))
+		err = h.parts.Frames.PutKeyframe(ctx, k, bytes.NewReader(body))
 	}
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (h *History) thin(ctx context.Context, held *held) error {
 		return errThin
 	}
 	for i := 1; i < len(held.frames)-1; i += 2 {
-		if err := h.parts.Bus.DeleteKeyframe(ctx, held.frames[i].Rev); err != nil {
+		if err := h.parts.Frames.DeleteKeyframe(ctx, held.frames[i].Rev); err != nil {
 			return err
 		}
 	}
@@ -177,7 +177,7 @@ func (h *History) retire(ctx context.Context, held *held) error {
 		return err
 	}
 	for i := 0; i+1 < len(all) && all[i+1].Rev <= held.first.Rev; i++ {
-		if err := h.parts.Bus.DeleteKeyframe(ctx, all[i].Rev); err != nil {
+		if err := h.parts.Frames.DeleteKeyframe(ctx, all[i].Rev); err != nil {
 			return fmt.Errorf("retire keyframe: %w", err)
 		}
 	}

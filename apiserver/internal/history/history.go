@@ -55,15 +55,19 @@ type Relay interface {
 
 // Parts are what a history works with.
 type Parts struct {
-	Bus   *bus.Client
-	Feed  Feed
-	Relay Relay
-	View  *view.View
+	Bus Log
+	// Frames is where Run keeps keyframes.
+	Frames Frames
+	Feed   Feed
+	Relay  Relay
+	View   *view.View
 	// Revision asks etcd for its revision.
 	Revision func(ctx context.Context) (int64, error)
 	// Object reads the stored object at a revision from etcd, which has only the last
 	// minutes.
 	Object func(ctx context.Context, key schemas.Key, rev int64) ([]byte, error)
+	// Clock is what time it is; nil for the wall's.
+	Clock func() time.Time
 }
 
 // History answers questions about the past. New makes one; Run keeps keyframes.
@@ -84,12 +88,18 @@ type History struct {
 
 // New makes a history.
 func New(parts Parts, cfg Config, log zerolog.Logger) *History {
+	if parts.Clock == nil {
+		parts.Clock = time.Now
+	}
 	return &History{
 		cfg: cfg, parts: parts, log: log.With().Str("component", "history").Logger(),
 		states: newStates(cfg.CacheBytes), due: make(chan struct{}, 1), builds: make(chan struct{}, cfg.Builders),
 		resolved: map[string]Instant{}, flights: map[int64]*flight{},
 	}
 }
+
+// Now is what time it is where the log is: "now" and times ago are counted from then.
+func (h *History) Now() time.Time { return h.parts.Clock() }
 
 // held is what the log holds.
 type held struct {
@@ -171,6 +181,14 @@ func (h *held) usable() []bus.Keyframe {
 		}
 	}
 	return nil
+}
+
+// complete is the revision from which on the log has every change.
+func (h *held) complete() int64 {
+	if h.head.After != 0 {
+		return h.head.After + 1
+	}
+	return h.first.Rev
 }
 
 func gapOf(e schemas.Event) Gap {

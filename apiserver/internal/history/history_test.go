@@ -64,7 +64,7 @@ func (r *rig) open(t *testing.T) {
 
 // fresh forgets all that is in memory, as a restart does.
 func (r *rig) fresh() {
-	r.History = New(Parts{Bus: r.client, Feed: r.live, Relay: r.live, View: r.view, Revision: r.live.current,
+	r.History = New(Parts{Bus: r.client, Frames: r.client, Feed: r.live, Relay: r.live, View: r.view, Revision: r.live.current,
 		Object: func(context.Context, schemas.Key, int64) ([]byte, error) { return nil, bus.ErrNotFound }}, DefaultConfig(), zerolog.Nop())
 }
 

@@ -38,7 +38,7 @@ func (h *History) bounds(ctx context.Context, e *Error) {
 		e.Oldest = held.oldest
 	}
 	if rev := h.parts.Feed.Revision(); e.Oldest.Rev != 0 {
-		e.Newest = Instant{Rev: rev, Time: time.Now().UTC()}
+		e.Newest = Instant{Rev: rev, Time: h.Now().UTC()}
 	}
 	if e.Gap != nil {
 		e.Gap = h.dated(ctx, *e.Gap)
@@ -56,7 +56,7 @@ func (h *History) dated(ctx context.Context, g Gap) *Gap {
 func (h *History) resolve(ctx context.Context, p Point) (Instant, error) {
 	if p.Present() {
 		rev, err := h.parts.Revision(ctx)
-		return Instant{Rev: rev, Time: time.Now().UTC()}, err
+		return Instant{Rev: rev, Time: h.Now().UTC()}, err
 	}
 	held, err := h.holding(ctx)
 	if err != nil {
@@ -139,6 +139,13 @@ func (h *History) timeOf(ctx context.Context, rev int64) (time.Time, error) {
 		return time.Time{}, err
 	case before.Seq != 0:
 		return eventTime(before), nil
+	}
+	held, err := h.holding(ctx)
+	switch {
+	case err != nil:
+		return time.Time{}, err
+	case len(held.frames) > 0 && held.frames[0].Rev <= rev:
+		return held.frames[0].Time, nil
 	case behind.Seq != 0:
 		return eventTime(behind), nil
 	default:
@@ -148,7 +155,7 @@ func (h *History) timeOf(ctx context.Context, rev int64) (time.Time, error) {
 
 // resolveTime finds the last revision up to a time.
 func (h *History) resolveTime(ctx context.Context, at time.Time, held *held) (Instant, bool, error) {
-	if at.After(time.Now()) {
+	if at.After(h.Now()) {
 		return Instant{}, false, &Error{Kind: Future}
 	}
 	if held.oldest.Rev == 0 || at.Before(held.oldest.Time) {

@@ -2,13 +2,14 @@ package history
 
 import (
 	"context"
-	"time"
 
 	"github.com/rutter-project/rutter/bus"
 )
 
 // Status is what the log holds.
 type Status struct {
+	// Epoch names the cluster and the generation of its stream, divided by a dot.
+	Epoch string `json:"epoch"`
 	// Oldest and Newest are the bounds of the instants whose state can be made.
 	Oldest    *Instant   `json:"oldest"`
 	Newest    Instant    `json:"newest"`
@@ -50,7 +51,7 @@ func (h *History) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s := Status{
-		Newest:    Instant{Rev: h.parts.Feed.Revision(), Time: time.Now().UTC()},
+		Epoch: held.head.Epoch, Newest: Instant{Rev: h.parts.Feed.Revision(), Time: h.Now().UTC()},
 		Keyframes: []Keyframe{}, Gaps: []Gap{},
 	}
 	if held.oldest.Rev != 0 {

@@ -81,8 +81,7 @@ func (c Config) nodesAndPods(b *builder) {
 }
 
 func (c Config) services(b *builder, pod podstore.PodStorage, transport http.RoundTripper) {
-	ips, err := ipallocator.NewMetaAllocator(c.Client.NetworkingV1(),
-		c.Informers.Networking().V1().ServiceCIDRs(), c.Informers.Networking().V1().IPAddresses(), false, nil)
+	ips, err := c.clusterIPs()
 	if !b.keep(err) {
 		return
 	}
@@ -100,6 +99,19 @@ func (c Config) services(b *builder, pod podstore.PodStorage, transport http.Rou
 		return
 	}
 	b.r["services"], b.r["services/status"], b.r["services/proxy"] = service, status, serviceProxy
+}
+
+// clusterIPs is how Services get addresses.
+func (c Config) clusterIPs() (ipallocator.Interface, error) {
+	if c.ReadOnly {
+		_, none, err := net.ParseCIDR("192.0.2.0/24") // for documentation
+		if err != nil {
+			return nil, err
+		}
+		return ipallocator.NewInMemory(none)
+	}
+	return ipallocator.NewMetaAllocator(c.Client.NetworkingV1(),
+		c.Informers.Networking().V1().ServiceCIDRs(), c.Informers.Networking().V1().IPAddresses(), false, nil)
 }
 
 func (c Config) nodePorts() (portallocator.Interface, error) {

@@ -55,6 +55,10 @@ type Config struct {
 	// Instant tells as of when a request reads, and whether that is the past.
 	Instant func(ctx context.Context) (time.Time, bool)
 
+	// ReadOnly tells that nothing is ever written: nothing is started that gives out
+	// addresses.
+	ReadOnly bool
+
 	MaxRequestBytes   int64
 	MinRequestTimeout time.Duration // least time a watch without timeoutSeconds lives
 }

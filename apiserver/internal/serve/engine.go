@@ -44,13 +44,16 @@ type Config struct {
 	Audiences     authenticator.Audiences
 	Issuer        http.Handler // serves the token issuer's discovery documents
 	Health        *Health
-	Flow          utilflowcontrol.Interface // decides who waits for whom
+	Flow          utilflowcontrol.Interface // decides who waits for whom; nil lets everybody through
 	Work          flowrequest.WorkEstimatorFunc
 	Address       string // host:port that discovery advertises
 	// Stored are the resources that can be read as the bytes they are stored in.
 	Stored map[schema.GroupVersionResource]Stored
 	// History answers for the past; nil if there is no event bus.
 	History *history.History
+	// Ended is the instant that a request reads which names none, if all of it is past: the
+	// end of a recording. Empty on a live server.
+	Ended string
 	// Audit is what is recorded of requests.
 	Audit *audit.Trail
 	// Custom serves all other kinds.
@@ -86,7 +89,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e := gin.New()
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
 	e.UseRawPath, e.UnescapePathValues = true, true
-	for _, name := range []string{"/healthz", "/history/events", "/history/instant", "/history/status", "/livez", "/readyz"} {
+	for _, name := range []string{"/healthz", "/history/events", "/history/instant", "/history/state", "/history/status", "/livez", "/readyz"} {
 		e.GET(name, gin.WrapH(c.Health.handler(name)))
 		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
 	}
@@ -127,7 +130,7 @@ func profile(w http.ResponseWriter, r *http.Request) {
 
 // paths is what GET / lists.
 func (c Config) paths() []string {
-	paths := []string{"/api", "/apis", "/healthz", "/history/events", "/history/instant", "/history/status", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	paths := []string{"/api", "/apis", "/healthz", "/history/events", "/history/instant", "/history/state", "/history/status", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
 	for _, v := range c.API.Versions {
 		paths = append(paths, "/"+v.Path())
 	}
@@ -172,14 +175,16 @@ func (c Config) chain(h http.Handler) http.Handler {
 	basic := serverfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 	longRunning := func(r *http.Request, info *request.RequestInfo) bool {
-		return info.Path == historyEvents || basic(r, info)
+		return info.Path == historyEvents || info.Path == historyState || basic(r, info)
 	}
 	h = withOrigin(h)
 	h = c.withPast(h)
 	h = filters.WithAuthorization(h, c.Authorizer, codecs)
 	h = withReadOnly(h)
 	h = c.withHistory(h)
-	h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)
+	if c.Flow != nil {
+		h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)
+	}
 	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
 	h = withInstantRecorded(h)
 	h = filters.WithAudit(h, c.Audit.Sink, c.Audit.Policy, longRunning)
@@ -194,5 +199,5 @@ func (c Config) chain(h http.Handler) http.Handler {
 	h = filters.WithRequestInfo(h, RequestInfo())
 	h = filters.WithRequestReceivedTimestamp(h)
 	h = serverfilters.WithPanicRecovery(h, RequestInfo())
-	return withVisit(filters.WithAuditInit(h))
+	return c.withVisit(filters.WithAuditInit(h))
 }

@@ -28,6 +28,7 @@ import (
 const (
 	historyPrefix = "/history/"
 	historyEvents = historyPrefix + "events"
+	historyState  = historyPrefix + "state"
 )
 
 // withHistory answers below /history/. Any authenticated user may ask; what he sees is
@@ -35,6 +36,7 @@ const (
 func (c Config) withHistory(next http.Handler) http.Handler {
 	serve := map[string]func(w http.ResponseWriter, r *http.Request) error{
 		historyEvents:             c.events,
+		historyState:              c.state,
 		historyPrefix + "status":  c.historyStatus,
 		historyPrefix + "instant": c.instant,
 	}
@@ -97,7 +99,7 @@ func (c Config) instant(w http.ResponseWriter, r *http.Request) error {
 	if !query.Has("at") {
 		return badParameter(query, "at", history.Forms)
 	}
-	point, err := history.ParsePoint(query.Get("at"), time.Now())
+	point, err := history.ParsePoint(query.Get("at"), c.History.Now())
 	if err != nil {
 		return badParameter(query, "at", history.Forms)
 	}
@@ -127,26 +129,16 @@ type eventsRequest struct {
 	sse   bool
 }
 
-func parseEvents(r *http.Request) (eventsRequest, error) {
+func parseEvents(r *http.Request, now time.Time) (eventsRequest, error) {
 	query := r.URL.Query()
 	if err := onlyParameters(query, "group", "resource", "namespace", "name", "since", "until", "follow", "limit"); err != nil {
 		return eventsRequest{}, err
 	}
 	q := eventsRequest{sse: strings.Contains(r.Header.Get("Accept"), "text/event-stream")}
-	q.Key = schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
-	for name, field := range map[string]*string{"group": &q.Key.Group, "resource": &q.Key.Resource, "namespace": &q.Key.Namespace, "name": &q.Key.Name} {
-		value, ok := strings.ToLower(query.Get(name)), query.Has(name)
-		switch {
-		case !ok:
-		case strings.ContainsAny(value, "*/ \x00") || (value == "" && (name == "resource" || name == "name")):
-			return eventsRequest{}, badParameter(query, name, "the exact "+name)
-		case name == "group" && value == "core":
-			*field = ""
-		default:
-			*field = value
-		}
-	}
 	var err error
+	if q.Key, err = keyParameters(query); err != nil {
+		return eventsRequest{}, err
+	}
 	if query.Has("follow") {
 		if q.Follow, err = strconv.ParseBool(query.Get("follow")); err != nil {
 			return eventsRequest{}, badParameter(query, "follow", "true or false")
@@ -157,10 +149,10 @@ func parseEvents(r *http.Request) (eventsRequest, error) {
 			return eventsRequest{}, badParameter(query, "limit", "a number above 0")
 		}
 	}
-	if q.Since, err = pointParameter(query, "since"); err != nil {
+	if q.Since, err = pointParameter(query, "since", now); err != nil {
 		return eventsRequest{}, err
 	}
-	if q.Until, err = pointParameter(query, "until"); err != nil {
+	if q.Until, err = pointParameter(query, "until", now); err != nil {
 		return eventsRequest{}, err
 	}
 	if q.Until != nil && q.Follow {
@@ -172,11 +164,29 @@ func parseEvents(r *http.Request) (eventsRequest, error) {
 	return q, err
 }
 
-func pointParameter(query url.Values, name string) (*history.Point, error) {
+// keyParameters read which objects are asked for.
+func keyParameters(query url.Values) (schemas.Key, error) {
+	key := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
+	for name, field := range map[string]*string{"group": &key.Group, "resource": &key.Resource, "namespace": &key.Namespace, "name": &key.Name} {
+		value, ok := strings.ToLower(query.Get(name)), query.Has(name)
+		switch {
+		case !ok:
+		case strings.ContainsAny(value, "*/ \x00") || (value == "" && (name == "resource" || name == "name")):
+			return schemas.Key{}, badParameter(query, name, "the exact "+name)
+		case name == "group" && value == "core":
+			*field = ""
+		default:
+			*field = value
+		}
+	}
+	return key, nil
+}
+
+func pointParameter(query url.Values, name string, now time.Time) (*history.Point, error) {
 	if !query.Has(name) {
 		return nil, nil
 	}
-	point, err := history.ParsePoint(query.Get(name), time.Now())
+	point, err := history.ParsePoint(query.Get(name), now)
 	if err != nil {
 		return nil, badParameter(query, name, history.Forms)
 	}
@@ -198,12 +208,12 @@ func parsePlace(id string) (*history.Place, error) {
 
 // events streams what happened.
 func (c Config) events(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseEvents(r)
+	q, err := parseEvents(r, c.History.Now())
 	if err != nil {
 		return err
 	}
 	who, _ := request.UserFrom(r.Context())
-	may := &permissions{authz: c.Authorizer, who: who, name: q.Key.Name}
+	may := &permissions{authz: c.Authorizer, who: who, verb: "watch", name: q.Key.Name}
 	if err := may.checkNamed(r.Context(), q.Key); err != nil {
 		return err
 	}
@@ -214,7 +224,7 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	sent := 0
 	err = c.History.Events(ctx, q.Query, func(e schemas.Event) error {
 		if e.Type != schemas.Gap {
-			if !may.watch(ctx, e.Key) {
+			if !may.see(ctx, e.Key) {
 				return nil
 			}
 			sent++
@@ -239,11 +249,55 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// permissions are what a user may watch today (invariant 9), asked once in a while for
+// state lists the objects that there were at an instant, as they are stored.
+func (c Config) state(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	if err := onlyParameters(query, "at", "group", "resource", "namespace", "name"); err != nil {
+		return err
+	}
+	key, err := keyParameters(query)
+	if err != nil {
+		return err
+	}
+	if !query.Has("at") {
+		return badParameter(query, "at", history.Forms)
+	}
+	point, err := pointParameter(query, "at", c.History.Now())
+	if err != nil {
+		return err
+	}
+	who, _ := request.UserFrom(r.Context())
+	may := &permissions{authz: c.Authorizer, who: who, verb: "list", name: key.Name}
+	if err := may.checkNamed(r.Context(), key); err != nil {
+		return err
+	}
+	reader, err := c.History.Open(r.Context(), history.Span{From: *point})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	writeInstant(w, reader)
+	out := newEventStream(w, eventsRequest{}, cancel)
+	defer out.close()
+	err = history.Objects(reader.Past, key, func(e schemas.Event) error {
+		if !may.see(ctx, e.Key) {
+			return nil
+		}
+		return out.event(e)
+	})
+	if err != nil && r.Context().Err() == nil {
+		out.fail(err)
+	}
+	return nil
+}
+
+// permissions are what a user may watch, or list, today (invariant 9), asked once in a while for
 // each resource and namespace.
 type permissions struct {
 	authz authorizer.UnconditionalAuthorizer
 	who   user.Info
+	verb  string
 	name  string // the one name that is asked for, or schemas.AnyToken
 
 	asked time.Time
@@ -256,7 +310,7 @@ const permissionLife = 10 * time.Second
 // checkNamed refuses a request for one resource that the user may not watch anywhere it
 // asks for. Without a namespace, some may be open.
 func (p *permissions) checkNamed(ctx context.Context, key schemas.Key) error {
-	if key.Group == schemas.AnyToken || key.Resource == schemas.AnyToken || key.Namespace == schemas.AnyToken || p.watch(ctx, key) {
+	if key.Group == schemas.AnyToken || key.Resource == schemas.AnyToken || key.Namespace == schemas.AnyToken || p.see(ctx, key) {
 		return nil
 	}
 	name := p.name
@@ -264,10 +318,10 @@ func (p *permissions) checkNamed(ctx context.Context, key schemas.Key) error {
 		name = ""
 	}
 	return apierrors.NewForbidden(schema.GroupResource{Group: key.Group, Resource: key.Resource}, name,
-		fmt.Errorf("user %q cannot watch it in namespace %q, and so not its history", p.who.GetName(), key.Namespace))
+		fmt.Errorf("user %q cannot %s it in namespace %q, and so not its history", p.who.GetName(), p.verb, key.Namespace))
 }
 
-func (p *permissions) watch(ctx context.Context, key schemas.Key) bool {
+func (p *permissions) see(ctx context.Context, key schemas.Key) bool {
 	if now := time.Now(); now.Sub(p.asked) > permissionLife {
 		p.asked, p.known = now, map[schemas.Key]bool{}
 	}
@@ -282,7 +336,7 @@ func (p *permissions) watch(ctx context.Context, key schemas.Key) bool {
 
 func (p *permissions) ask(ctx context.Context, key schemas.Key) bool {
 	attributes := authorizer.AttributesRecord{
-		User: p.who, Verb: "watch", APIGroup: key.Group, APIVersion: "*", Resource: key.Resource, Namespace: key.Namespace, ResourceRequest: true,
+		User: p.who, Verb: p.verb, APIGroup: key.Group, APIVersion: "*", Resource: key.Resource, Namespace: key.Namespace, ResourceRequest: true,
 	}
 	if p.name != schemas.AnyToken {
 		attributes.Name = p.name
@@ -466,23 +520,6 @@ func (s *eventStream) fail(err error) {
 // redacted hides what only those see who read the object itself (invariant 8): of a
 // sealed object, the metadata remain.
 func redacted(e schemas.Event) schemas.Event {
-	if e.Key.Group != "" || e.Key.Resource != "secrets" || len(e.Object) == 0 {
-		return e
-	}
-	var outside struct {
-		Kind       string          `json:"kind"`
-		APIVersion string          `json:"apiVersion"`
-		Metadata   json.RawMessage `json:"metadata"`
-		Type       string          `json:"type,omitempty"`
-	}
-	if err := json.Unmarshal(e.Object, &outside); err != nil || len(outside.Metadata) == 0 {
-		e.Object = nil
-		return e
-	}
-	object, err := json.Marshal(outside)
-	if err != nil {
-		object = nil
-	}
-	e.Object = object
+	e.Object = schemas.WithoutValues(e.Key, e.Object)
 	return e
 }

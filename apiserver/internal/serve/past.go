@@ -35,7 +35,7 @@ const pastPrefix = "/at/"
 // visit is a request to the past.
 type visit struct {
 	text, speed string // the instant or span, and the speed, as asked for
-	live        string // the path at which the present is
+	live        string // the path at which the present is, empty if there is none
 }
 
 type visitKey struct{}
@@ -47,10 +47,13 @@ func visitOf(ctx context.Context) *visit {
 
 // withVisit takes the instant off the path, so that all that follows serves the rest of
 // it like any other path, and notes it in the context.
-func withVisit(next http.Handler) http.Handler {
+func (c Config) withVisit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rest, ok := strings.CutPrefix(r.URL.EscapedPath(), pastPrefix)
 		if !ok {
+			if c.Ended != "" && pastPath(r.URL.Path) {
+				r = r.WithContext(context.WithValue(r.Context(), visitKey{}, &visit{text: c.Ended}))
+			}
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -67,6 +70,9 @@ func withVisit(next http.Handler) http.Handler {
 			stripped.RawPath = "/" + raw
 		}
 		v := &visit{text: text, live: stripped.Path}
+		if c.Ended != "" {
+			v.live = ""
+		}
 		if query := stripped.Query(); query.Has("speed") {
 			v.speed = query.Get("speed")
 			query.Del("speed")
@@ -119,11 +125,16 @@ var selfReviews = []schema.GroupResource{
 // pastPaths may be read beside resources.
 var pastPaths = []string{"", "api", "apis", "openapi", "version"}
 
+// pastPath reports that a path may be read of the past, as far as its beginning tells.
+func pastPath(path string) bool {
+	root, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return slices.Contains(pastPaths, root)
+}
+
 // readable tells what can be asked of the past.
 func readable(info *request.RequestInfo, method string) bool {
 	if !info.IsResourceRequest {
-		root, _, _ := strings.Cut(strings.TrimPrefix(info.Path, "/"), "/")
-		return (method == http.MethodGet || method == http.MethodHead) && slices.Contains(pastPaths, root)
+		return (method == http.MethodGet || method == http.MethodHead) && pastPath(info.Path)
 	}
 	switch info.Verb {
 	case "get", "list", "watch":
@@ -154,12 +165,16 @@ func notInThePast(v *visit, info *request.RequestInfo) error {
 			what += fmt.Sprintf(" in namespace %q", info.Namespace)
 		}
 	}
+	causes := []metav1.StatusCause{{Type: "Instant", Message: v.text}}
+	where := "this is a recording"
+	if v.live != "" {
+		where = "the present is at " + v.live
+		causes = append(causes, metav1.StatusCause{Type: "LivePath", Message: v.live})
+	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
-		Message: fmt.Sprintf("%s is refused: this is the past at instant %q, which can only be read; the present is at %s", what, v.text, v.live),
-		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{
-			{Type: "Instant", Message: v.text}, {Type: "LivePath", Message: v.live},
-		}},
+		Message: fmt.Sprintf("%s is refused: this is the past at instant %q, which can only be read; %s", what, v.text, where),
+		Details: &metav1.StatusDetails{Causes: causes},
 	}}
 }
 
@@ -183,17 +198,22 @@ func (c Config) withPast(next http.Handler) http.Handler {
 			refuse(w, r, pastError(err))
 			return
 		}
-		w.Header().Set(HeaderPastRevision, strconv.FormatInt(reader.Rev, 10))
-		w.Header().Set(HeaderPastTime, reader.At.UTC().Format(time.RFC3339Nano))
+		writeInstant(w, reader)
 		next.ServeHTTP(w, r.WithContext(view.WithPast(r.Context(), reader)))
 	})
+}
+
+// writeInstant says which past an answer is of.
+func writeInstant(w http.ResponseWriter, r *view.Reader) {
+	w.Header().Set(HeaderPastRevision, strconv.FormatInt(r.Rev, 10))
+	w.Header().Set(HeaderPastTime, r.At.UTC().Format(time.RFC3339Nano))
 }
 
 func (c Config) open(ctx context.Context, v *visit) (*view.Reader, error) {
 	if c.History == nil {
 		return nil, errNoHistory
 	}
-	span, err := history.ParseSpan(v.text, time.Now())
+	span, err := history.ParseSpan(v.text, c.History.Now())
 	if err != nil {
 		return nil, err
 	}
