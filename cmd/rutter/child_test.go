@@ -16,10 +16,14 @@ import (
 // child is a program that the commands run: a client of the API that KUBECONFIG names.
 //
 //	get PATH          prints the answer
+//	rutter ARGUMENT…  is the program itself
 //	exit CODE         exits
 //	replicas N SKIP   exits with 0 if the deployment has N replicas, with 125 at SKIP
 //	anonymous PATH    asks without a token
 func child(args []string) int {
+	if args[0] == "rutter" {
+		return run(context.Background(), args[1:], os.Stdout, os.Stderr)
+	}
 	cfg, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		fmt.Println(err)

@@ -82,9 +82,14 @@ func runAt(cmd *cobra.Command, o operator, args []string) error {
 
 // withWindow serves a window while fn runs.
 func withWindow(ctx context.Context, w *remote.Window, fn func(ctx context.Context) error) error {
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	return serving(ctx, w.Run, fn)
+}
+
+// serving runs a server while fn runs.
+func serving(ctx context.Context, serve, fn func(ctx context.Context) error) error {
+	open, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	go func() { served <- w.Run(serving) }()
+	go func() { served <- serve(open) }()
 	err := fn(ctx)
 	stop()
 	return errors.Join(err, <-served)
@@ -105,22 +110,33 @@ func runIn(ctx context.Context, cmd *cobra.Command, w *remote.Window, instant st
 	if err := clientcmd.WriteToFile(*w.Kubeconfig(), config); err != nil { // makes it with 0600
 		return 0, err
 	}
+	code, err := runWith(ctx, cmd, []string{"KUBECONFIG=" + config, "KUBECACHEDIR=" + filepath.Join(dir, "cache"), "RUTTER_INSTANT=" + instant}, command, stdout)
+	if err != nil {
+		return 0, fmt.Errorf("%s at %s: %w", command[0], instant, err)
+	}
+	return code, nil
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// runWith runs a command with additions to the environment and returns its exit code.
+func runWith(ctx context.Context, cmd *cobra.Command, env, command []string, stdout io.Writer) (int, error) {
 	run := exec.CommandContext(ctx, command[0], command[1:]...)
-	run.Env = append(os.Environ(), "KUBECONFIG="+config, "KUBECACHEDIR="+filepath.Join(dir, "cache"), "RUTTER_INSTANT="+instant)
+	run.Env = append(os.Environ(), env...)
 	run.Stdin, run.Stdout, run.Stderr = cmd.InOrStdin(), stdout, cmd.ErrOrStderr()
 	run.Cancel = func() error { return run.Process.Signal(unix.SIGTERM) }
 	run.WaitDelay = endGrace
-	err = run.Run()
+	err := run.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
 		return 0, nil
 	case ctx.Err() != nil:
-		return 0, fmt.Errorf("%s was interrupted", command[0])
+		return 0, errInterrupted
 	case errors.As(err, &exit) && exit.ExitCode() >= 0:
 		return exit.ExitCode(), nil
 	default:
-		return 0, fmt.Errorf("%s at %s: %w", command[0], instant, err)
+		return 0, err
 	}
 }
 

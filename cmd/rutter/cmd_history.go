@@ -82,8 +82,12 @@ func writeStatus(w io.Writer, form string, s remote.Status, text json.RawMessage
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "Oldest\t%s\n", oldest)
 	fmt.Fprintf(table, "Newest\t%s\n", instantText(s.Newest))
-	fmt.Fprintf(table, "Events\t%d, %s of %s, kept for %.4g days\n", s.Events, size(int64(s.Bytes)), size(s.Retention.MaxBytes), age.Hours()/24)
-	fmt.Fprintf(table, "Keyframes\t%d, %s of %s\n", len(s.Keyframes), size(kept), size(s.Retention.MaxKeyframeBytes))
+	if s.Retention.MaxBytes == 0 { // a bundle keeps what it has
+		fmt.Fprintf(table, "Events\t%d, %s\nKeyframes\t%d, %s\n", s.Events, size(int64(s.Bytes)), len(s.Keyframes), size(kept))
+	} else {
+		fmt.Fprintf(table, "Events\t%d, %s of %s, kept for %.4g days\n", s.Events, size(int64(s.Bytes)), size(s.Retention.MaxBytes), age.Hours()/24)
+		fmt.Fprintf(table, "Keyframes\t%d, %s of %s\n", len(s.Keyframes), size(kept), size(s.Retention.MaxKeyframeBytes))
+	}
 	if len(s.Gaps) == 0 {
 		fmt.Fprintln(table, "Gaps\tnone")
 	}

@@ -37,8 +37,10 @@ func completeResource(_ *cobra.Command, args []string, _ string) ([]string, cobr
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return slices.Sorted(maps.Keys(shortNames)), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	return shortResources(), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
+
+func shortResources() []string { return slices.Sorted(maps.Keys(shortNames)) }
 
 // eventWriter prints events in the chosen form. before finds the event of the same object
 // before another one; only diffs need it.

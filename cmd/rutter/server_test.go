@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -154,8 +155,10 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.instant(w, r.URL.Query().Get("at"))
 	case "/history/events":
 		f.stream(w, r)
+	case "/history/state":
+		f.objects(w, r.URL.Query().Get("at"))
 	case "/history/status":
-		answer(w, 200, `{"oldest":{"revision":5,"time":"2026-01-02T15:04:05Z"},"newest":{"revision":40,"time":"2026-01-02T15:04:40Z"},"events":13,"bytes":5000000,
+		answer(w, 200, `{"epoch":"c1.1","oldest":{"revision":5,"time":"2026-01-02T15:04:05Z"},"newest":{"revision":40,"time":"2026-01-02T15:04:40Z"},"events":13,"bytes":5000000,
 			"keyframes":[{"revision":9,"time":"2026-01-02T15:04:09Z","objects":2,"bytes":300}],
 			"gaps":[{"from":{"revision":2,"time":"2026-01-02T15:04:02Z"},"to":{"revision":5,"time":"2026-01-02T15:04:05Z"},"reason":"etcd was compacted"}],
 			"retention":{"maxAgeSeconds":2592000,"maxBytes":2147483648,"maxKeyframeBytes":1073741824}}`)
@@ -202,6 +205,17 @@ func (f *fakeServer) stream(w http.ResponseWriter, r *http.Request) {
 		if fits && e.Rev >= since && e.Rev <= until {
 			_ = encoder.Encode(e)
 		}
+	}
+}
+
+// objects streams what there was.
+func (f *fakeServer) objects(w http.ResponseWriter, text string) {
+	rev, _ := f.rev(text)
+	state := f.state(rev)
+	keys := slices.SortedFunc(maps.Keys(state), func(a, b schemas.Key) int { return strings.Compare(a.String(), b.String()) })
+	encoder := json.NewEncoder(w)
+	for _, key := range keys {
+		_ = encoder.Encode(schemas.Event{Rev: state[key].Rev, Cnt: 1, Type: schemas.Added, Key: key, Object: state[key].Object})
 	}
 }
 

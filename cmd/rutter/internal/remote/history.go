@@ -37,6 +37,7 @@ func (s *Server) Resolve(ctx context.Context, text string) (Instant, error) {
 
 // Status is what the log holds. Fields that are not named are not ours.
 type Status struct {
+	Epoch     string   `json:"epoch"`
 	Oldest    *Instant `json:"oldest"`
 	Newest    Instant  `json:"newest"`
 	Events    uint64   `json:"events"`
@@ -97,7 +98,17 @@ func (q Query) values() url.Values {
 
 // Events hands the events that the caller may see to fn, in order.
 func (s *Server) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
-	body, err := s.open(ctx, "/history/events", q.values())
+	return s.read(ctx, "/history/events", q.values(), fn)
+}
+
+// State hands the objects at an instant to fn, as they are stored, in the order of their
+// keys: those that the caller may see.
+func (s *Server) State(ctx context.Context, instant string, fn func(schemas.Event) error) error {
+	return s.read(ctx, "/history/state", url.Values{"at": {instant}}, fn)
+}
+
+func (s *Server) read(ctx context.Context, path string, query url.Values, fn func(schemas.Event) error) error {
+	body, err := s.open(ctx, path, query)
 	if err != nil {
 		return err
 	}
