@@ -73,13 +73,13 @@ func (f blameFlags) open(arg string) (*remote.Server, error) {
 }
 
 // find resolves the object and the instant.
-func (f blameFlags) find(cmd *cobra.Command, s *remote.Server, arg string) (remote.Resource, schemas.Key, remote.Instant, error) {
-	r, key, err := f.object(s, arg)
+func (f blameFlags) find(cmd *cobra.Command, s *remote.Server, arg string) (schemas.Key, remote.Instant, error) {
+	_, key, err := f.object(s, arg)
 	if err != nil {
-		return r, key, remote.Instant{}, err
+		return key, remote.Instant{}, err
 	}
 	at, err := resolve(cmd, s, "--at", f.at)
-	return r, key, at, err
+	return key, at, err
 }
 
 func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
@@ -88,7 +88,7 @@ func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
 		return err
 	}
 	defer s.Close()
-	r, key, at, err := f.find(cmd, s, arg)
+	key, at, err := f.find(cmd, s, arg)
 	if err != nil {
 		return err
 	}
@@ -102,9 +102,11 @@ func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
 	}
 	var base []byte
 	if first := events[0]; first.PrevRev > 0 && !sealed(key) {
-		if base, err = s.ObjectHeld(cmd.Context(), remote.RevText(first.PrevRev), r, key); err != nil {
+		before, err := s.Before(cmd.Context(), first)
+		if err != nil {
 			return err
 		}
+		base = before.Object
 	}
 	origins, err := past.Blame(base, events)
 	if err != nil {

@@ -148,6 +148,25 @@ func TestCommandsOnABundle(t *testing.T) {
 	require.Equal(t, "rutter: at 1h: instant \"-1h\" is no longer held; the oldest instant held is rev-5 (2026-01-02T15:04:05Z), the newest rev-40 (2026-01-02T15:04:40Z)\n", errs)
 }
 
+// TestBundleThatBeginsLate: who changed an object that is older than the bundle, and how, is
+// known by its state at the beginning.
+func TestBundleThatBeginsLate(t *testing.T) {
+	startStory(t)
+	file := filepath.Join(t.TempDir(), "late.bundle")
+	code, _, errs := rutter(t, "bundle", file, "--from", "rev-20")
+	require.Zero(t, code, errs)
+	code, out, errs := openStory(t, file, "blame", "deploy/web", "-n", "shop")
+	require.Zero(t, code, errs)
+	require.Regexp(t, `(?m)^30 +\S+ +bob +kubectl +spec.replicas +0$`, out)
+	require.Regexp(t, `(?m)^before 30 .* metadata.name `, out)
+	code, out, errs = openStory(t, file, "log", "deploy/web", "--diff", "-n", "shop")
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "    ~ spec.replicas: 1 → 0\n")
+	code, out, errs = openStory(t, file, "why", "pod/web-1-a", "-n", "shop")
+	require.Zero(t, code, errs)
+	golden(t, "why-late", out)
+}
+
 func TestOpen(t *testing.T) {
 	good := record(t)
 	dir := t.TempDir()

@@ -47,7 +47,7 @@ func runWhy(cmd *cobra.Command, f blameFlags, arg string) error {
 		return err
 	}
 	defer s.Close()
-	_, key, at, err := f.find(cmd, s, arg)
+	key, at, err := f.find(cmd, s, arg)
 	if err != nil {
 		return err
 	}

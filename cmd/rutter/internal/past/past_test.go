@@ -148,6 +148,15 @@ func (l fakeLog) At(_ context.Context, rev int64) (out []schemas.Event, err erro
 	return out, nil
 }
 
+func (l fakeLog) Before(_ context.Context, e schemas.Event) (schemas.Event, error) {
+	for _, old := range l {
+		if old.Key == e.Key && old.Rev == e.PrevRev {
+			return old, nil
+		}
+	}
+	return schemas.Event{}, nil
+}
+
 func (l fakeLog) Of(_ context.Context, key schemas.Key, until int64) (out []schemas.Event, err error) {
 	for _, e := range l {
 		if e.Key == key && e.Rev <= until {

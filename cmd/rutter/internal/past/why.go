@@ -17,6 +17,9 @@ type Log interface {
 	At(ctx context.Context, rev int64) ([]schemas.Event, error)
 	// Of lists the events of one object up to a revision.
 	Of(ctx context.Context, key schemas.Key, until int64) ([]schemas.Event, error)
+	// Before is the event of the same object before another one, or at least its state
+	// then; Rev is 0 if that is not held.
+	Before(ctx context.Context, e schemas.Event) (schemas.Event, error)
 	// Owner finds the key of the object that an owner reference names.
 	Owner(apiVersion, kind, namespace, name string) (schemas.Key, bool)
 }
@@ -51,7 +54,11 @@ func Why(ctx context.Context, log Log, key schemas.Key, until int64) ([]Step, er
 		return nil, err
 	}
 	c := chain{log: log, steps: map[place]*Step{}}
-	for _, m := range moments(lastLife(events)) {
+	life, err := c.life(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range life {
 		m.step.Asked = true
 		if err := c.add(ctx, m.step, m.before); err != nil {
 			return nil, err
@@ -87,13 +94,11 @@ func (c *chain) add(ctx context.Context, s Step, before []byte) error {
 	}
 	c.steps[at] = &s
 	if before == nil && s.PrevRev > 0 && s.Type == schemas.Modified {
-		old, err := c.log.At(ctx, s.PrevRev)
+		old, err := c.log.Before(ctx, s.Event)
 		if err != nil {
 			return err
 		}
-		if i := slices.IndexFunc(old, func(e schemas.Event) bool { return e.Key == s.Key }); i >= 0 {
-			before = old[i].Object
-		}
+		before = old.Object
 	}
 	s.Changes = telling(s.Event, before)
 	if s.Note == "" {
@@ -140,9 +145,9 @@ func (c *chain) byOwner(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	wants := moments(lastLife(events))
-	if len(wants) == 0 {
-		return nil
+	wants, err := c.life(ctx, events)
+	if err != nil || len(wants) == 0 {
+		return err
 	}
 	last := wants[len(wants)-1]
 	s.ByOwner, s.Cause = true, []int64{last.step.Rev}
@@ -170,10 +175,21 @@ type moment struct {
 	before []byte
 }
 
+// life are the moments of an object since it was last made. Of one that is older than all
+// that is held, they begin with the state before.
+func (c *chain) life(ctx context.Context, events []schemas.Event) ([]moment, error) {
+	events = lastLife(events)
+	if len(events) == 0 || events[0].Type != schemas.Modified {
+		return moments(events, nil), nil
+	}
+	old, err := c.log.Before(ctx, events[0])
+	return moments(events, old.Object), err
+}
+
 // moments picks the events that matter: made, wanted otherwise, bound, running, ended.
-func moments(events []schemas.Event) []moment {
+// before is the state before the first, empty if there was none or it is not held.
+func moments(events []schemas.Event, before []byte) []moment {
 	var out []moment
-	var before []byte
 	for i, e := range events {
 		if e.Type == schemas.Gap {
 			continue

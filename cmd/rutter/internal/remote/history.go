@@ -188,6 +188,7 @@ func (s *Server) list(ctx context.Context, q Query) ([]schemas.Event, error) {
 }
 
 // Before is the event of the same object before another one; Rev is 0 if it is not held.
+// Of a change whose event is not held any more, it is the state that it left, if that is.
 func (s *Server) Before(ctx context.Context, e schemas.Event) (schemas.Event, error) {
 	if e.PrevRev == 0 {
 		return schemas.Event{}, nil
@@ -195,8 +196,28 @@ func (s *Server) Before(ctx context.Context, e schemas.Event) (schemas.Event, er
 	q := QueryOf(e.Key)
 	q.Since, q.Until = RevText(e.PrevRev), RevText(e.PrevRev)
 	events, err := s.list(ctx, q)
-	if err != nil || len(events) == 0 {
+	if err != nil {
 		return schemas.Event{}, err
 	}
+	if len(events) == 0 {
+		return s.stored(ctx, RevText(e.Rev-1), e.Key)
+	}
 	return events[len(events)-1], nil
+}
+
+// stored is an object as it was stored at an instant; Rev is 0 if that is not held.
+func (s *Server) stored(ctx context.Context, instant string, key schemas.Key) (schemas.Event, error) {
+	var found schemas.Event
+	query := QueryOf(key).values()
+	query.Set("at", instant)
+	err := s.read(ctx, "/history/state", query, func(e schemas.Event) error {
+		if e.Key == key {
+			found = e
+		}
+		return nil
+	})
+	if gone(err) || apierrors.IsForbidden(err) { // who may watch may still not list
+		return schemas.Event{}, nil
+	}
+	return found, err
 }

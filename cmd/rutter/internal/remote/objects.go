@@ -223,12 +223,3 @@ func typed(item json.RawMessage, apiVersion, kind string) json.RawMessage {
 	}
 	return out
 }
-
-// ObjectHeld is Object, but an instant that is not held has nothing.
-func (s *Server) ObjectHeld(ctx context.Context, instant string, r Resource, key schemas.Key) (json.RawMessage, error) {
-	object, err := s.Object(ctx, instant, r, key)
-	if expired(err) {
-		return nil, nil
-	}
-	return object, err
-}
