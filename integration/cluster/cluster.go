@@ -50,7 +50,7 @@ func New(t testing.TB, flags ...string) *Cluster {
 		t.Fatal(err)
 	}
 	c := &Cluster{
-		t: t, rutter: binary(t, "RUTTER_BIN", "rutter"), kubectl: binary(t, "KUBECTL_BIN", "kubectl"),
+		t: t, rutter: Binary(t, "RUTTER_BIN", "rutter"), kubectl: Binary(t, "KUBECTL_BIN", "kubectl"),
 		Dir: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Node: "it-" + strconv.Itoa(os.Getpid()),
 		API: ports[0], Bus: ports[1], NodePort: ports[2], extraFlags: flags,
 	}
@@ -71,8 +71,9 @@ func New(t testing.TB, flags ...string) *Cluster {
 	return c
 }
 
-// binary finds a program that the task runner built.
-func binary(t testing.TB, env, name string) string {
+// Binary finds a program that the task runner built: at the path that a variable names, or
+// in bin.
+func Binary(t testing.TB, env, name string) string {
 	t.Helper()
 	path := os.Getenv(env)
 	if path == "" {

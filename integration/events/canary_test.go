@@ -3,6 +3,8 @@ package events
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,11 +44,28 @@ stringData: {canarykey-a: CANARYnew}`)
 	for _, needle := range needles(canaries) {
 		require.NotContains(t, stream, needle)
 	}
+	bundle := filepath.Join(t.TempDir(), "all.bundle")
+	out, err := c.Rutter("bundle", bundle, "--from", firstHeld(t, c))
+	require.NoError(t, err, out)
 	c.Kill()
+	recorded, err := c.TryRutter("open", bundle, "--", cluster.Binary(t, "KUBECTL_BIN", "kubectl"), "get", "--raw", "/history/events")
+	require.NoError(t, err, recorded)
+	require.Contains(t, recorded, "FOUNDTHIS", "the search would find something")
+	for _, needle := range needles(canaries) {
+		require.NotContains(t, recorded, needle, "in a bundle")
+	}
 	found := search(t, c.Dir, append(needles(canaries), "FOUNDTHIS"))
 	require.NotEmpty(t, found["FOUNDTHIS"], "the search finds what is there")
 	delete(found, "FOUNDTHIS")
 	require.Empty(t, found)
+}
+
+// firstHeld is the oldest instant.
+func firstHeld(t *testing.T, c *cluster.Cluster) string {
+	t.Helper()
+	var status struct{ Oldest struct{ Revision int64 } }
+	require.NoError(t, json.Unmarshal([]byte(c.Kubectl("get", "--raw", "/history/status")), &status))
+	return fmt.Sprint("rev-", status.Oldest.Revision)
 }
 
 // needles are words as they are and as base64 has them, at each of the three offsets.
