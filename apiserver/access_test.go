@@ -343,7 +343,7 @@ func TestMetricsAndProfilesNeedPermission(t *testing.T) {
 	for _, name := range []string{"go_goroutines", "apiserver_admission_controller_admission_duration_seconds", "etcd_"} {
 		require.Contains(t, string(a.body), name)
 	}
-	require.Contains(t, string(c.send(t, "GET", "/version", "").body), `"gitVersion":"v1.37.`)
+	require.Contains(t, string(c.send(t, "GET", "/version", "").body), `"gitVersion": "v1.37.`)
 }
 
 func TestDefaultAdmissionActs(t *testing.T) {

@@ -55,7 +55,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := kinds.IssuerHandler(Issuer, s.advertised(), []any{key.Public()})
+	issuer, err := kinds.IssuerServices(Issuer, s.advertised(), []any{key.Public()})
 	if err != nil {
 		return nil, err
 	}

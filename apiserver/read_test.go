@@ -325,8 +325,8 @@ func TestHTTPAnswers(t *testing.T) {
 		want               int
 		reason             metav1.StatusReason // of the Status in the body, if there must be one
 	}{
-		"head":                  {"HEAD", path, "", nil, 200, ""},
-		"head of nothing":       {"HEAD", path + "/absent", "", nil, 404, ""},
+		"head":                  {"HEAD", path, "", nil, 405, ""}, // as upstream,
+		"head of nothing":       {"HEAD", path + "/absent", "", nil, 405, ""},
 		"object not there":      {"GET", path + "/absent", "", nil, 404, metav1.StatusReasonNotFound},
 		"resource not there":    {"GET", "/api/v1/namespaces/" + ns + "/widgets", "", nil, 404, ""},
 		"subresource not there": {"GET", path + "/m0/colour", "", nil, 404, ""},

@@ -83,7 +83,7 @@ func OpenRecording(ctx context.Context, b *bundle.Bundle, address string, log ze
 	health.Add(serve.Check{Name: "ping", Live: true, Run: func(context.Context) error { return nil }})
 	return serve.New(serve.Config{
 		API: api, Authenticator: authenticator.RequestFunc(anybody), Authorizer: r.access, Audiences: audiences,
-		Issuer: http.NotFoundHandler(), Health: health, Address: address, Stored: r.stores.asStored(api),
+		Health: health, Address: address, Stored: r.stores.asStored(api),
 		Custom: custom, CustomAt: func(ctx context.Context) (serve.Custom, string) { return then.at(ctx, custom) },
 		Front:   func(next http.Handler) http.Handler { return next },
 		History: history.New(recorded.Parts(present), history.DefaultConfig(), log), Ended: fmt.Sprintf("rev-%d", b.Header.To.Rev), Audit: trail,

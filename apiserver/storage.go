@@ -41,13 +41,13 @@ const deleteWorkers = 4
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (s *stores) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
-	codec, _, err := kinds.StorageCodec(gr, example)
+	codec, version, err := kinds.StorageCodec(gr, example)
 	if err != nil {
 		return generic.RESTOptions{}, err
 	}
 	return generic.RESTOptions{
-		// Dry runs encode without a store.
-		StorageConfig:           &storagebackend.ConfigForResource{Config: storagebackend.Config{Codec: codec}, GroupResource: gr},
+		// Dry runs encode without a store, and discovery tells a hash of the version stored.
+		StorageConfig:           &storagebackend.ConfigForResource{Config: storagebackend.Config{Codec: codec, EncodeVersioner: version}, GroupResource: gr},
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: deleteWorkers,
 		ResourcePrefix:          prefixOf(gr),
@@ -122,7 +122,8 @@ func (s *stores) asStored(api *kinds.API) map[schema.GroupVersionResource]serve.
 			if !ok || st.Sealed() || !slices.Contains(r.Verbs, "watch") {
 				continue
 			}
-			found[gvr] = serve.Stored{Store: st, Kind: r.ResponseKind.Kind, Namespaced: r.Scope == apidiscovery.ScopeNamespace}
+			found[gvr] = serve.Stored{Store: st, Kind: r.ResponseKind.Kind, Namespaced: r.Scope == apidiscovery.ScopeNamespace,
+				Warnings: kinds.Deprecation(version.WithKind(r.ResponseKind.Kind))}
 		}
 	}
 	return found

@@ -24,7 +24,8 @@ reconcilers, scheduler and a node. It needs root, containerd and runc.
 Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it was.`,
 		Example: `  rutter up
   rutter up --merge                 # also add the context "rutter" to ~/.kube/config
-  rutter up --no-node               # API, reconcilers and scheduler only; needs no root`,
+  rutter up --no-node               # API, reconcilers and scheduler only; needs no root
+  rutter up --api-only              # the API and its events: nothing acts on objects`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if address != "" {
@@ -34,6 +35,7 @@ Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it 
 				}
 				cfg.Address = parsed
 			}
+			cfg.NoNode = cfg.NoNode || cfg.APIOnly
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "Rutter %s\n", build().Version)
 			err := standalone.New(*cfg, standalone.NewProgress(out)).Run(cmd.Context(), func(p *standalone.Progress) {
@@ -55,6 +57,7 @@ Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it 
 	c.Flags().StringVar(&cfg.NodeName, "node-name", cfg.NodeName, "name of this machine's node")
 	c.Flags().StringVar(&address, "address", "", "address of this machine that pods can reach (default: found)")
 	c.Flags().BoolVar(&cfg.NoNode, "no-node", false, "leave out the node: no pods run, no root is needed")
+	c.Flags().BoolVar(&cfg.APIOnly, "api-only", false, "leave out node, reconcilers and scheduler: nothing acts on objects")
 	c.Flags().BoolVar(&merge, "merge", false, "add the cluster's context to your kubeconfig")
 	c.Flags().StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error, for the log file in the data directory")
 	return c

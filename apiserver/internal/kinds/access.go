@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net/http"
 	"time"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -35,9 +34,9 @@ func Tokens(issuer string, key any) (TokenGenerator, error) {
 	return serviceaccounttoken.JWTTokenGenerator(issuer, key)
 }
 
-// IssuerHandler serves the discovery documents of the service-account issuer (OpenID
+// IssuerServices serve the discovery documents of the service-account issuer (OpenID
 // Connect Discovery 1.0, section 3) and its public keys.
-func IssuerHandler(issuer, address string, publicKeys []any) (http.Handler, error) {
+func IssuerServices(issuer, address string, publicKeys []any) ([]*restful.WebService, error) {
 	keys, err := serviceaccounttoken.StaticPublicKeysGetter(publicKeys)
 	if err != nil {
 		return nil, fmt.Errorf("service-account keys: %w", err)
@@ -46,9 +45,16 @@ func IssuerHandler(issuer, address string, publicKeys []any) (http.Handler, erro
 	if err != nil {
 		return nil, err
 	}
-	container := restful.NewContainer()
+	return issuerServices(provider), nil
+}
+
+// IssuerDescription are the same services for OpenAPI alone; they can't be called.
+func IssuerDescription() []*restful.WebService { return issuerServices(nil) }
+
+func issuerServices(provider serviceaccounttoken.OpenIDMetadataProvider) []*restful.WebService {
+	container := Container()
 	routes.NewOpenIDMetadataServer(provider).Install(container)
-	return container, nil
+	return container.RegisteredWebServices()
 }
 
 // AuthenticationConfig says whom to believe.

@@ -50,7 +50,6 @@ var groupOrder = []schema.GroupVersion{
 	policy.SchemeGroupVersion,
 	rbac.SchemeGroupVersion,
 	storagev1.SchemeGroupVersion,
-	storagemigration.SchemeGroupVersion,
 	admissionregistration.SchemeGroupVersion,
 	apiextensions.SchemeGroupVersion,
 	scheduling.SchemeGroupVersion,
@@ -59,6 +58,7 @@ var groupOrder = []schema.GroupVersion{
 	discovery.SchemeGroupVersion,
 	resource.SchemeGroupVersion,
 	flowcontrol.SchemeGroupVersion,
+	storagemigration.SchemeGroupVersion,
 }
 
 var served = func() map[schema.GroupVersion]bool {

@@ -3,7 +3,6 @@ package kinds
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"sort"
 	"sync"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
@@ -68,6 +68,7 @@ type GroupVersion struct {
 	schema.GroupVersion
 	Root      string // "/api" or "/apis"
 	Service   *restful.WebService
+	Container *restful.Container // of Service
 	Resources []apidiscovery.APIResourceDiscovery
 	Storages  map[string]rest.Storage
 
@@ -83,6 +84,7 @@ type API struct {
 
 // Install makes all storages and handlers. It starts nothing.
 func Install(c Config) (*API, error) {
+	capabilities.Setup(true, 0) // privileged pods, which PodSecurity restricts by namespace
 	all, err := c.storages()
 	if err != nil {
 		return nil, err
@@ -139,13 +141,12 @@ func (c Config) install(gv schema.GroupVersion, all map[schema.GroupVersion]reso
 		MinRequestTimeout:           c.MinRequestTimeout,
 		MaxRequestBodyBytes:         c.MaxRequestBytes,
 	}
-	container := restful.NewContainer()
-	container.ServeMux = http.NewServeMux()
+	container := Container()
 	found, _, err := version.InstallREST(container)
 	if err != nil {
 		return GroupVersion{}, err
 	}
-	return GroupVersion{GroupVersion: gv, Root: root, Service: container.RegisteredWebServices()[0], Resources: found, Storages: all[gv]}, nil
+	return GroupVersion{GroupVersion: gv, Root: root, Service: container.RegisteredWebServices()[0], Container: container, Resources: found, Storages: all[gv]}, nil
 }
 
 // servedVersions lists, for each resource of a group, the versions it is served in.

@@ -3,6 +3,8 @@ package kinds
 import (
 	"fmt"
 	"maps"
+	"net/http"
+	"slices"
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -25,6 +27,9 @@ import (
 // openAPITitle is what upstream's document is called; clients do not care, diffs do.
 const openAPITitle = "Kubernetes"
 
+// openAPIVersion is the API's, not the server's.
+var openAPIVersion = Version().EmulationMajor + "." + Version().EmulationMinor
+
 func definitions() openapicommon.GetOpenAPIDefinitions {
 	return utilopenapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generated.GetOpenAPIDefinitions)
 }
@@ -33,8 +38,9 @@ func v3Config() *openapicommon.OpenAPIV3Config {
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
 	get := definitions()
 	cfg := &openapicommon.OpenAPIV3Config{
-		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
+		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: openAPIVersion}},
 		DefaultResponse:       &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "Default Response."}},
+		CommonResponses:       map[int]*spec3.Response{http.StatusUnauthorized: {ResponseProps: spec3.ResponseProps{Description: "Unauthorized"}}},
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags, //nolint:staticcheck // upstream's server names operations with it
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        get,
@@ -52,8 +58,9 @@ func v2Config() *openapicommon.Config {
 	namer := apiopenapi.NewDefinitionNamer(legacyscheme.Scheme)
 	return &openapicommon.Config{
 		ProtocolList:          []string{"https"},
-		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: Version().GitVersion}},
+		Info:                  &spec.Info{InfoProps: spec.InfoProps{Title: openAPITitle, Version: openAPIVersion}},
 		DefaultResponse:       &spec.Response{ResponseProps: spec.ResponseProps{Description: "Default Response."}},
+		CommonResponses:       map[int]spec.Response{http.StatusUnauthorized: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}}},
 		GetOperationIDAndTags: apiopenapi.GetOperationIDAndTags, //nolint:staticcheck // upstream's server names operations with it
 		GetDefinitionName:     namer.GetDefinitionName,
 		GetDefinitions:        definitions(),
@@ -86,9 +93,9 @@ func typeConverter(cfg *openapicommon.OpenAPIV3Config, all map[schema.GroupVersi
 	return managedfields.NewTypeConverter(schemas, false)
 }
 
-// OpenAPIV2 describes all versions in one Swagger document.
-func (a *API) OpenAPIV2() (*spec.Swagger, error) {
-	var services []*restful.WebService
+// OpenAPIV2 describes all versions, and what else is served, in one Swagger document.
+func (a *API) OpenAPIV2(services ...*restful.WebService) (*spec.Swagger, error) {
+	services = slices.Clone(services)
 	for _, v := range a.Versions {
 		services = append(services, v.Service)
 	}
@@ -109,8 +116,17 @@ func (v GroupVersion) OpenAPIV3() (*spec3.OpenAPI, error) {
 	return doc, nil
 }
 
+// OpenAPIV3 describes a service that is of no group version.
+func (a *API) OpenAPIV3(service *restful.WebService) (*spec3.OpenAPI, error) {
+	v := a.Versions[0]
+	v.building.Lock()
+	defer v.building.Unlock()
+	return openapibuilder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{service}), v.openAPI())
+}
+
 // keepOwnKinds makes the document's extensions its own, and removes from shared schemas
-// (DeleteOptions and the like) the group versions that other documents describe.
+// (DeleteOptions and the like) the group versions that other documents describe, but for
+// the core's, as upstream does.
 func (v GroupVersion) keepOwnKinds(doc *spec3.OpenAPI) {
 	if doc.Components == nil {
 		return
@@ -124,7 +140,7 @@ func (v GroupVersion) keepOwnKinds(doc *spec3.OpenAPI) {
 		var own []interface{}
 		for _, k := range kinds {
 			m, ok := k.(map[string]interface{})
-			if ok && m["group"] == v.Group && m["version"] == v.Version {
+			if ok && (m["group"] == v.Group && m["version"] == v.Version || m["group"] == "" && m["version"] == "v1") {
 				own = append(own, k)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	_ "k8s.io/kubernetes/pkg/apis/admission/install"
 	_ "k8s.io/kubernetes/pkg/apis/admissionregistration/install"
+	_ "k8s.io/kubernetes/pkg/apis/apiserverinternal/install"
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
 	_ "k8s.io/kubernetes/pkg/apis/authentication/install"
 	_ "k8s.io/kubernetes/pkg/apis/authorization/install"
@@ -22,6 +23,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/discovery/install"
 	_ "k8s.io/kubernetes/pkg/apis/events/install"
 	_ "k8s.io/kubernetes/pkg/apis/flowcontrol/install"
+	_ "k8s.io/kubernetes/pkg/apis/imagepolicy/install"
 	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/node/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
@@ -57,7 +59,8 @@ func StoredAs(gr schema.GroupResource) schema.GroupResource {
 }
 
 // StorageCodec encodes to the storage version of the example's kind as compact JSON,
-// kind and apiVersion first, and decodes to the hub version.
+// kind and apiVersion first, and decodes to the hub version. It sets defaults both ways:
+// what is stored is sent to readers without decoding it.
 func StorageCodec(gr schema.GroupResource, example runtime.Object) (runtime.Codec, schema.GroupVersion, error) {
 	gvks, _, err := legacyscheme.Scheme.ObjectKinds(example)
 	if err != nil {
@@ -70,7 +73,20 @@ func StorageCodec(gr schema.GroupResource, example runtime.Object) (runtime.Code
 		return nil, schema.GroupVersion{}, fmt.Errorf("storage version of %s: %w", gr, err)
 	}
 	plain := json.NewSerializerWithOptions(json.DefaultMetaFactory, legacyscheme.Scheme, legacyscheme.Scheme, json.SerializerOptions{})
-	return versioning.NewDefaultingCodecForScheme(legacyscheme.Scheme, plain, plain, storage, hub), storage, nil
+	s := legacyscheme.Scheme
+	return versioning.NewCodec(plain, plain, defaultingConvertor{runtime.UnsafeObjectConvertor(s)}, s, s, s, storage, hub, s.Name()), storage, nil
+}
+
+// defaultingConvertor sets defaults in what it converts. Upstream does so whenever an
+// object is read; some strategies take away on creation what that brings back.
+type defaultingConvertor struct{ runtime.ObjectConvertor }
+
+func (c defaultingConvertor) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	out, err := c.ObjectConvertor.ConvertToVersion(in, target)
+	if err == nil {
+		legacyscheme.Scheme.Default(out) // the hub's types have no defaults
+	}
+	return out, err
 }
 
 // storageVersion is the most preferred served version that knows the kind.

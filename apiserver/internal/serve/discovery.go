@@ -5,11 +5,14 @@ import (
 	"strings"
 	"sync"
 
+	restful "github.com/emicklei/go-restful/v3"
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
@@ -88,11 +91,9 @@ type shelf struct {
 
 func (d *discoverer) build() *catalogue {
 	codecs := kinds.Codecs()
-	plain := discovery.NewRootAPIsHandler(d.addresses, codecs)
 	s := &shelf{legacy: aggregated.NewResourceManager("api"), groups: aggregated.NewResourceManager("apis"), byGroup: map[string]*metav1.APIGroup{}}
 	s.c = &catalogue{
-		legacy:  aggregated.WrapAggregatedDiscoveryToHandler(discovery.NewLegacyRootAPIHandler(d.addresses, codecs, "/api"), s.legacy, s.legacy),
-		groups:  aggregated.WrapAggregatedDiscoveryToHandler(plain, s.groups, s.groups),
+		legacy:  dispatched(legacyService(d.addresses, s.legacy)),
 		group:   map[string]http.Handler{},
 		version: map[string]http.Handler{},
 	}
@@ -109,14 +110,54 @@ func (d *discoverer) build() *catalogue {
 		s.add(v)
 		if list := v.Plain; list != nil {
 			s.c.version["apis/"+v.String()] = discovery.NewAPIVersionHandler(codecs, v.GroupVersion,
-				discovery.APIResourceListerFunc(func() []metav1.APIResource { return list }))
+				discovery.APIResourceListerFunc(func() []metav1.APIResource { return list })) // upstream's looks at nothing but the path either
 		}
 	}
+	list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
 	for _, name := range s.order {
-		plain.AddGroup(*s.byGroup[name])
-		s.c.group[name] = discovery.NewAPIGroupHandler(codecs, *s.byGroup[name])
+		list.Groups = append(list.Groups, *s.byGroup[name])
+		s.c.group[name] = dispatched(discovery.NewAPIGroupHandler(codecs, *s.byGroup[name]).WebService())
 	}
+	s.c.groups = dispatched(groupsService(plainGroups(list), s.groups))
 	return s.c
+}
+
+// plainGroups serves the list of groups in the form that upstream's aggregator gives it.
+func plainGroups(list metav1.APIGroupList) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		responsewriters.WriteObjectNegotiated(kinds.Codecs(), negotiation.DefaultEndpointRestrictions, schema.GroupVersion{}, w, r, http.StatusOK, &list, false)
+	})
+}
+
+func legacyService(addresses discovery.Addresses, manager aggregated.ResourceManager) *restful.WebService {
+	plain := discovery.NewLegacyRootAPIHandler(addresses, kinds.Codecs(), "/api")
+	return aggregated.WrapAggregatedDiscoveryToHandler(plain, manager, manager).GenerateWebService("/api", metav1.APIVersions{})
+}
+
+func groupsService(plain http.Handler, manager aggregated.ResourceManager) *restful.WebService {
+	return aggregated.WrapAggregatedDiscoveryToHandler(plain, manager, manager).GenerateWebService("/apis", metav1.APIGroupList{})
+}
+
+// dispatched serves one service by method and media type.
+func dispatched(service *restful.WebService) http.Handler {
+	return http.HandlerFunc(kinds.Container(service).Dispatch)
+}
+
+// describedDiscovery are the discovery services of the built-in kinds, for OpenAPI.
+func describedDiscovery(api *kinds.API) []*restful.WebService {
+	codecs, addresses := kinds.Codecs(), discovery.DefaultAddresses{}
+	all := []*restful.WebService{
+		legacyService(addresses, aggregated.NewResourceManager("api")),
+		groupsService(plainGroups(metav1.APIGroupList{}), aggregated.NewResourceManager("apis")),
+	}
+	seen := map[string]bool{"": true}
+	for _, v := range api.Versions {
+		if !seen[v.Group] {
+			seen[v.Group] = true
+			all = append(all, discovery.NewAPIGroupHandler(codecs, metav1.APIGroup{Name: v.Group}).WebService())
+		}
+	}
+	return all
 }
 
 func (s *shelf) add(v Announced) {

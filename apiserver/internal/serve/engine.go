@@ -6,6 +6,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	restful "github.com/emicklei/go-restful/v3"
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -42,7 +43,7 @@ type Config struct {
 	Authenticator authenticator.Request
 	Authorizer    authorizer.UnconditionalAuthorizer
 	Audiences     authenticator.Audiences
-	Issuer        http.Handler // serves the token issuer's discovery documents
+	Issuer        []*restful.WebService // serve the token issuer's discovery documents; optional
 	Health        *Health
 	Flow          utilflowcontrol.Interface // decides who waits for whom; nil lets everybody through
 	Work          flowrequest.WorkEstimatorFunc
@@ -77,7 +78,7 @@ func New(c Config) (http.Handler, error) {
 
 // newEngine registers the fixed paths; the rest is dispatched by shape.
 func newEngine(c Config) (*gin.Engine, error) {
-	openapi, err := newThen(c, func(custom Custom) (http.Handler, error) { return newOpenAPI(c.API, custom) })
+	openapi, err := newThen(c, func(custom Custom) (http.Handler, error) { return newOpenAPI(c, custom) })
 	if err != nil {
 		return nil, err
 	}
@@ -90,27 +91,37 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
 	e.UseRawPath, e.UnescapePathValues = true, true
 	for _, name := range []string{"/healthz", "/history/events", "/history/instant", "/history/state", "/history/status", "/livez", "/readyz"} {
-		e.GET(name, gin.WrapH(c.Health.handler(name)))
-		e.GET(name+"/:check", gin.WrapH(c.Health.handler(name)))
+		e.Any(name, gin.WrapH(c.Health.handler(name)))
+		e.Any(name+"/:check", gin.WrapH(c.Health.handler(name)))
 	}
-	e.GET("/version", func(g *gin.Context) { g.JSON(http.StatusOK, kinds.Version()) })
+	for _, service := range c.fixed() {
+		e.Any(service.RootPath(), plainly(kinds.Container(service)))
+	}
 	e.GET("/metrics", gin.WrapH(allMetrics()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
 		e.GET(path, gin.WrapH(openapi))
 	}
-	e.GET("/.well-known/openid-configuration", gin.WrapH(c.Issuer))
-	e.GET("/openid/v1/jwks", gin.WrapH(c.Issuer))
 	e.GET("/debug/pprof/*name", gin.WrapF(profile))
 	e.GET("/", func(g *gin.Context) { g.JSON(http.StatusOK, gin.H{"paths": c.paths()}) })
 	e.NoRoute(gin.WrapH(dispatch))
 	return e, nil
 }
 
+// fixed are the services whose paths never change.
+func (c Config) fixed() []*restful.WebService {
+	return append([]*restful.WebService{kinds.VersionService()}, c.Issuer...)
+}
+
+// plainly serves without the mux that the container would bring along.
+func plainly(container *restful.Container) gin.HandlerFunc {
+	return func(g *gin.Context) { container.Dispatch(g.Writer, g.Request) }
+}
+
 // allMetrics serves what upstream's code counts and what everything else in the process
 // does: etcd, bus, relay, network.
 func allMetrics() http.Handler {
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, prometheus.DefaultGatherer},
-		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ProcessStartTime: time.Now()})
 }
 
 func profile(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +152,7 @@ func (c Config) paths() []string {
 func (c Config) dispatcher(custom Custom) http.Handler {
 	c.Custom = custom
 	discoverer := newDiscoverer(c.API, c.Custom, c.Address)
-	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(http.NotFoundHandler())))
+	resources := newReads(c, newRoutes(c.API, c.Custom.Handler(newNotFound(c.API))))
 	all := c.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := discoverer.handler(r.URL.Path); h != nil {
 			h.ServeHTTP(w, r)
@@ -185,7 +196,7 @@ func (c Config) chain(h http.Handler) http.Handler {
 	if c.Flow != nil {
 		h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)
 	}
-	h = impersonation.WithImpersonation(h, c.Authorizer, codecs)
+	h = impersonation.WithConstrainedImpersonation(h, c.Authorizer, codecs)
 	h = withInstantRecorded(h)
 	h = filters.WithAudit(h, c.Audit.Sink, c.Audit.Policy, longRunning)
 	unauthorized := filters.WithFailedAuthenticationAudit(filters.Unauthorized(codecs), c.Audit.Sink, c.Audit.Policy)

@@ -60,7 +60,9 @@ func (h *Health) handler(root string) http.Handler {
 			fmt.Fprintf(&report, "[+]%s ok\n", c.Name)
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if only == "" {
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+		}
 		name := strings.TrimPrefix(root, "/")
 		switch {
 		case !found:

@@ -58,11 +58,12 @@ type swaggerOf struct {
 	err        error
 }
 
-func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
+func newOpenAPI(c Config, custom Custom) (http.Handler, error) {
+	api, others := c.API, append(describedDiscovery(c.API), append(kinds.IssuerDescription(), kinds.VersionService())...)
 	o := &openAPI{custom: custom, mux: &paths{exact: map[string]http.Handler{}, prefix: map[string]http.Handler{}},
 		v3: handler3.NewOpenAPIService(), published: map[string]string{}}
 	o.builtIn = sync.OnceValues(func() (*spec.Swagger, error) {
-		doc, err := api.OpenAPIV2()
+		doc, err := api.OpenAPIV2(others...)
 		if err == nil {
 			doc.Definitions = handler.PruneDefaults(doc.Definitions)
 		}
@@ -72,6 +73,14 @@ func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
 	v2.RegisterOpenAPIVersionedService("/openapi/v2", o.mux)
 	if err := o.v3.RegisterOpenAPIV3VersionedService("/openapi/v3", o.mux); err != nil {
 		return nil, err
+	}
+	for _, service := range others {
+		path := strings.Trim(service.RootPath(), "/")
+		o.v3.UpdateGroupVersionLazy(path, cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+			doc, err := api.OpenAPIV3(service)
+			return doc, kinds.Upstream + path, err
+		})))
+		o.published[path] = kinds.Upstream
 	}
 	for _, version := range api.Versions {
 		o.v3.UpdateGroupVersionLazy(version.Path(), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
@@ -84,8 +93,9 @@ func newOpenAPI(api *kinds.API, custom Custom) (http.Handler, error) {
 }
 
 func (o *openAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/openapi/v3") {
-		o.publish()
+	if path, ok := strings.CutPrefix(r.URL.Path, "/openapi/v3"); ok && !o.publish(strings.Trim(path, "/")) {
+		w.WriteHeader(http.StatusNotFound) // and nothing else, as upstream
+		return
 	}
 	o.mux.ServeHTTP(w, r)
 }
@@ -105,8 +115,9 @@ func (o *openAPI) merged() (*spec.Swagger, string, error) {
 	return o.swagger.document, kinds.Upstream + o.swagger.mark, o.swagger.err
 }
 
-// publish makes the v3 documents those of the present definitions.
-func (o *openAPI) publish() {
+// publish makes the v3 documents those of the present definitions, and tells whether
+// there is one at a path; the list of all is at none.
+func (o *openAPI) publish(asked string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	present := map[string]kinds.Document{}
@@ -126,6 +137,8 @@ func (o *openAPI) publish() {
 			o.v3.DeleteGroupVersion(path)
 		}
 	}
+	_, ok := o.published[asked]
+	return ok || asked == ""
 }
 
 // tolerant builds a document once. While it can't be built it is empty, so that it does

@@ -126,10 +126,10 @@ func (r *reads) find(req *http.Request) http.HandlerFunc {
 	}
 	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
 	if s, ok := r.stored[gvr]; ok {
-		if !s.Namespaced && info.Namespace != "" && info.Resource != "namespaces" {
+		if !s.Namespaced && info.Namespace != "" && info.Resource != "namespaces" || s.Namespaced && info.Namespace == "" && info.Verb == "get" {
 			return nil
 		}
-		return r.handler[verbed(gvr, info.Verb)]
+		return warned(s.Warnings, r.handler[verbed(gvr, info.Verb)])
 	}
 	return r.findCustom(req, info, gvr)
 }
@@ -144,10 +144,20 @@ func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr sch
 	if !ok {
 		return nil
 	}
-	for _, text := range stored.Warnings {
-		warning.AddWarning(req.Context(), "", text)
+	return warned(stored.Warnings, newPlain(gvr, stored).handler(info.Verb))
+}
+
+// warned adds warnings to each answer.
+func warned(warnings []string, handle http.HandlerFunc) http.HandlerFunc {
+	if len(warnings) == 0 {
+		return handle
 	}
-	return newPlain(gvr, stored).handler(info.Verb)
+	return func(w http.ResponseWriter, req *http.Request) {
+		for _, text := range warnings {
+			warning.AddWarning(req.Context(), "", text)
+		}
+		handle(w, req)
+	}
 }
 
 // simple tells that the combination of parameters is one of those without fine print:
@@ -156,6 +166,11 @@ func simple(query url.Values, verb string) bool {
 	match, rv := query.Get("resourceVersionMatch"), query.Get("resourceVersion")
 	if rv != "" {
 		if n, err := strconv.ParseInt(rv, 10, 64); err != nil || n < 0 {
+			return false
+		}
+	}
+	if seconds, set := query["timeoutSeconds"]; set {
+		if _, err := strconv.ParseInt(seconds[0], 10, 64); err != nil {
 			return false
 		}
 	}

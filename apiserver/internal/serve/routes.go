@@ -6,10 +6,6 @@ import (
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 )
@@ -48,28 +44,34 @@ var namespaceSubresources = []string{"status", "finalize"}
 
 // routes is the dispatch table: methods by shape, shapes by group version path.
 type routes struct {
-	versions   map[string]map[shape]map[string]restful.RouteFunction
-	serializer runtime.NegotiatedSerializer
-	next       http.Handler // for versions that are not built in
+	versions map[string]version
+	next     http.Handler // for versions that are not built in
+}
+
+// version is one group version: what finds most of its routes fast, and what finds, or
+// refuses, all others.
+type version struct {
+	shapes    map[shape]map[string]restful.Route
+	container *restful.Container
 }
 
 func newRoutes(api *kinds.API, next http.Handler) *routes {
-	r := &routes{versions: map[string]map[shape]map[string]restful.RouteFunction{}, serializer: kinds.Codecs(), next: next}
+	r := &routes{versions: map[string]version{}, next: next}
 	for _, v := range api.Versions {
-		r.versions[v.Path()] = shapesOf(v)
+		r.versions[v.Path()] = version{shapesOf(v), v.Container}
 	}
 	return r
 }
 
-func shapesOf(v kinds.GroupVersion) map[shape]map[string]restful.RouteFunction {
-	shapes := map[shape]map[string]restful.RouteFunction{}
+func shapesOf(v kinds.GroupVersion) map[shape]map[string]restful.Route {
+	shapes := map[shape]map[string]restful.Route{}
 	for _, route := range v.Service.Routes() {
 		path := strings.Trim(strings.TrimPrefix(route.Path, "/"+v.Path()), "/")
 		s := shapeOf(split(path))
 		if shapes[s] == nil {
-			shapes[s] = map[string]restful.RouteFunction{}
+			shapes[s] = map[string]restful.Route{}
 		}
-		shapes[s][route.Method] = route.Function
+		shapes[s][route.Method] = route
 	}
 	return shapes
 }
@@ -86,38 +88,69 @@ func (r *routes) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	segments := split(strings.Trim(req.URL.Path, "/"))
 	n := versionLength(segments)
 	if len(segments) < n {
-		http.NotFound(w, req)
+		r.next.ServeHTTP(w, req)
 		return
 	}
-	shapes, ok := r.versions[strings.Join(segments[:n], "/")]
+	v, ok := r.versions[strings.Join(segments[:n], "/")]
 	if !ok {
 		r.next.ServeHTTP(w, req)
 		return
 	}
-	methods, ok := shapes[shapeOf(segments[n:])]
-	if !ok {
-		http.NotFound(w, req)
+	route, ok := v.shapes[shapeOf(segments[n:])][req.Method]
+	if !ok || !usual(route, req) {
+		v.container.Dispatch(w, req)
 		return
 	}
-	method := req.Method
-	if _, ok := methods[method]; !ok && method == http.MethodHead {
-		method = http.MethodGet
-	}
-	handle, ok := methods[method]
-	if !ok {
-		r.refuseMethod(w, req, segments[:n], shapeOf(segments[n:]).resource)
-		return
-	}
-	handle(restful.NewRequest(req), restful.NewResponse(w))
+	route.Function(restful.NewRequest(req), restful.NewResponse(w))
 }
 
-func (r *routes) refuseMethod(w http.ResponseWriter, req *http.Request, version []string, resource string) {
-	gv := schema.GroupVersion{Version: version[len(version)-1]}
-	if len(version) == 3 {
-		gv.Group = version[1]
+// usual tells that a route takes the request's media types, going by the first that is
+// accepted. Otherwise it takes a closer look to tell.
+func usual(route restful.Route, req *http.Request) bool {
+	if accept := req.Header.Get("Accept"); accept != "" && accept != "*/*" && !slices.Contains(route.Produces, mediaType(accept)) {
+		return false
 	}
-	err := apierrors.NewMethodNotSupported(schema.GroupResource{Group: gv.Group, Resource: resource}, strings.ToLower(req.Method))
-	responsewriters.ErrorNegotiated(err, r.serializer, gv, w, req)
+	switch req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+	default:
+		if req.Header.Get("Content-Type") == "" {
+			return true
+		}
+	}
+	return slices.Contains(route.Consumes, mediaType(req.Header.Get("Content-Type"))) || slices.Contains(route.Consumes, "*/*")
+}
+
+// mediaType is the first one in a header, without parameters.
+func mediaType(header string) string {
+	if i := strings.IndexAny(header, ",;"); i >= 0 {
+		header = header[:i]
+	}
+	return strings.TrimSpace(header)
+}
+
+// notFound answers for what nobody serves, as upstream: below a group that is built in
+// with a Status, elsewhere in plain text.
+type notFound struct {
+	groups map[string]bool
+	status *restful.Container // has no route, so that it refuses everything
+}
+
+func newNotFound(api *kinds.API) *notFound {
+	n := &notFound{groups: map[string]bool{}, status: kinds.Container()}
+	for _, v := range api.Versions {
+		n.groups[v.Group] = true
+	}
+	return n
+}
+
+func (n *notFound) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	segments := split(strings.Trim(req.URL.Path, "/"))
+	switch {
+	case len(segments) > 0 && segments[0] == "api", len(segments) > 1 && segments[0] == "apis" && n.groups[segments[1]]:
+		n.status.Dispatch(w, req)
+	default:
+		http.NotFound(w, req)
+	}
 }
 
 // versionLength is how many segments name the group version: api/v1, apis/apps/v1.

@@ -202,7 +202,11 @@ func (c *Cluster) runParts(ctx context.Context, ready func(*Progress)) error {
 			return nil
 		}
 		c.progress.Done("API server, relay and cluster basics")
-		return c.runControllers(ctx, g, ready)
+		if !c.cfg.APIOnly {
+			return c.runControllers(ctx, g, ready)
+		}
+		c.started(ready)
+		return nil
 	})
 	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -258,9 +262,13 @@ func (c *Cluster) runControllers(ctx context.Context, g *errgroup.Group, ready f
 		}
 		c.progress.Done("node " + c.cfg.NodeName + " is Ready")
 	}
+	c.started(ready)
+	return nil
+}
+
+func (c *Cluster) started(ready func(*Progress)) {
 	debug.FreeOSMemory() // starting makes much garbage, once
 	ready(c.progress)
-	return nil
 }
 
 func (c *Cluster) reconcilers() (*reconcilers.Reconcilers, error) {

@@ -27,6 +27,9 @@ type Config struct {
 	APIPort, BusPort, NodePort uint16
 	// NoNode leaves out the node agent: an API with reconcilers and scheduler.
 	NoNode bool
+	// APIOnly leaves out all that acts on objects: an API with its events. It goes with
+	// NoNode.
+	APIOnly bool
 	// Access is who is let in, and what is recorded of it.
 	Access apiserver.AccessConfig
 	// LogLevel is a zerolog level for the log file.
@@ -61,6 +64,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("--name %q is not a DNS name", c.Name)
 	case c.APIPort == c.BusPort || c.APIPort == c.NodePort || c.BusPort == c.NodePort:
 		return errors.New("--api-port, --bus-port and --node-port must differ")
+	case c.APIOnly && !c.NoNode:
+		return errors.New("--api-only runs no node; leave out the node as well")
 	}
 	return c.Access.Validate()
 }

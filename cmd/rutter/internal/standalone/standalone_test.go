@@ -36,6 +36,7 @@ func TestValidate(t *testing.T) {
 		"relative run":  {func(c *Config) { c.RunDir = "run" }, `--run-dir "run" is not an absolute path`},
 		"node":          {func(c *Config) { c.NodeName = "Node_1" }, `--node-name "Node_1" is not a DNS name: lower case letters, digits, '-' and '.'`},
 		"name":          {func(c *Config) { c.Name = "-" }, `--name "-" is not a DNS name`},
+		"api and node":  {func(c *Config) { c.APIOnly, c.NoNode = true, false }, "--api-only runs no node; leave out the node as well"},
 		"same ports":    {func(c *Config) { c.BusPort = c.APIPort }, "--api-port, --bus-port and --node-port must differ"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,27 @@
+package servers
+
+import (
+	"context"
+	"path/filepath"
+)
+
+// StartRutter starts the program on a data directory of its own: etcd, bus and API
+// server in one process.
+func StartRutter(ctx context.Context, program string) (*Server, error) {
+	return start(ctx, "Rutter", func(s *Server) error {
+		ports, err := freePorts(3)
+		if err != nil {
+			return err
+		}
+		if program, err = filepath.Abs(program); err != nil {
+			return err
+		}
+		data := filepath.Join(s.dir, "data")
+		s.kubeconfig = filepath.Join(data, "admin.kubeconfig")
+		s.commands = []command{{program: program, log: filepath.Join(s.dir, "rutter.txt"), args: []string{
+			"up", "--api-only", "--data-dir", data, "--run-dir", filepath.Join(s.dir, "run"),
+			"--api-port", ports[0], "--bus-port", ports[1], "--node-port", ports[2],
+		}}}
+		return nil
+	})
+}
