@@ -223,6 +223,7 @@ func differences(before, after objects) ([]difference, error) {
 			if len(changes) == 0 {
 				continue
 			}
+			d.Changes = changes
 			for _, c := range changes {
 				d.Lines = append(d.Lines, c.String())
 			}

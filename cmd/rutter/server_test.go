@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/schemas"
 )
 
@@ -150,7 +151,13 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		path = "/" + rest
 	}
+	if r.Method == http.MethodPatch {
+		f.apply(w, r)
+		return
+	}
 	switch path {
+	case "/apis/authentication.k8s.io/v1/selfsubjectreviews":
+		answer(w, 201, `{"status":{"userInfo":{"username":"carol"}}}`)
 	case "/history/instant":
 		f.instant(w, r.URL.Query().Get("at"))
 	case "/history/events":
@@ -234,8 +241,8 @@ func (f *fakeServer) state(rev int64) map[schemas.Key]schemas.Event {
 	return out
 }
 
-// object serves objects and lists by path.
-func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
+// keyOf reads a path of the API.
+func keyOf(path string) schemas.Key {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	key := schemas.Key{}
 	if parts[0] == "apis" {
@@ -249,6 +256,12 @@ func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
 	if len(parts) > 1 {
 		key.Name = parts[1]
 	}
+	return key
+}
+
+// object serves objects and lists by path.
+func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
+	key := keyOf(path)
 	state := f.state(rev)
 	switch {
 	case key.Name == "":
@@ -258,6 +271,36 @@ func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
 	default:
 		answer(w, 200, string(state[key].Object))
 	}
+}
+
+// apply does what a server-side apply does to objects without lists: what is asked for is
+// what comes of it. A label "refuse" is refused.
+func (f *fakeServer) apply(w http.ResponseWriter, r *http.Request) {
+	key := keyOf(r.URL.Path)
+	var object map[string]any
+	if json.NewDecoder(r.Body).Decode(&object) != nil || r.Header.Get("Content-Type") != "application/apply-patch+yaml" || r.URL.Query().Get("fieldManager") == "" {
+		refused(w, http.StatusBadRequest, "BadRequest", "not an apply")
+		return
+	}
+	metadata := object["metadata"].(map[string]any)
+	if _, ok := metadata["uid"]; ok || object["status"] != nil {
+		refused(w, http.StatusBadRequest, "BadRequest", "identity or status asked for")
+		return
+	}
+	if reason := f.refuse["apply "+key.Resource]; reason != "" {
+		refused(w, http.StatusConflict, "Conflict", reason)
+		return
+	}
+	live := f.state(f.newest())[key]
+	kind := schemas.Modified
+	if metadata["uid"] = past.UID(live.Object); live.Rev == 0 {
+		metadata["uid"], kind = "new-"+key.Name, schemas.Added
+	}
+	text, _ := json.Marshal(object)
+	if r.URL.Query().Get("dryRun") != "All" {
+		f.events = append(f.events, change(f.newest()+1, live.Rev, kind, key.String(), "carol "+r.URL.Query().Get("fieldManager"), "apply", string(text)))
+	}
+	answer(w, 200, string(text))
 }
 
 func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.Event, want schemas.Key) {

@@ -173,6 +173,13 @@ func (s *Server) Of(ctx context.Context, key schemas.Key, until int64) ([]schema
 	return s.list(ctx, q)
 }
 
+// Since lists the events of one object behind a revision.
+func (s *Server) Since(ctx context.Context, key schemas.Key, behind int64) ([]schemas.Event, error) {
+	q := QueryOf(key)
+	q.Since = RevText(behind + 1)
+	return s.list(ctx, q)
+}
+
 func (s *Server) list(ctx context.Context, q Query) ([]schemas.Event, error) {
 	var out []schemas.Event
 	err := s.Events(ctx, q, func(e schemas.Event) error {

@@ -113,6 +113,11 @@ func (s *Server) open(ctx context.Context, path string, query url.Values) (io.Re
 	if err != nil {
 		return nil, err
 	}
+	return s.answer(r)
+}
+
+// answer sends a request.
+func (s *Server) answer(r *http.Request) (io.ReadCloser, error) {
 	r.Header.Set("Accept", "application/json")
 	answer, err := s.http.Do(r)
 	if err != nil {
@@ -124,13 +129,13 @@ func (s *Server) open(ctx context.Context, path string, query url.Values) (io.Re
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
 	if err != nil {
-		return nil, fmt.Errorf("answer to %s: %w", path, err)
+		return nil, fmt.Errorf("answer to %s: %w", r.URL.Path, err)
 	}
 	var status metav1.Status
 	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" {
 		return nil, &apierrors.StatusError{ErrStatus: status}
 	}
-	return nil, fmt.Errorf("%s: %s; is it a Rutter API server?", target.Redacted(), answer.Status)
+	return nil, fmt.Errorf("%s: %s; is it a Rutter API server?", r.URL.Redacted(), answer.Status)
 }
 
 // get reads JSON.
