@@ -17,7 +17,7 @@ import (
 
 // Run with
 //
-//	./task bench -- -bench 'Up|ApplyToRunning|Idle'
+//	./task bench-go -- -bench 'Up|ApplyToRunning|Idle'
 //
 // and, to compare two versions, with -count=10 and benchstat.
 

@@ -197,9 +197,10 @@ var _ runtime.NegotiatedSerializer = negotiated{}
 // leaves it out.
 func newNegotiated(s *shape, converter runtime.ObjectConvertor, types runtime.ObjectTyper) (n negotiated, standard []runtime.SerializerInfo) {
 	standard = []runtime.SerializerInfo{textMedia("json", types), textMedia("yaml", types)}
+	serializer := protobuf.NewSerializerWithOptions(creater{}, types, protobuf.SerializerOptions{StreamingCollectionsEncoding: true})
 	binary := runtime.SerializerInfo{
 		MediaType: runtime.ContentTypeProtobuf, MediaTypeType: "application", MediaTypeSubType: "vnd.kubernetes.protobuf",
-		Serializer:       protobuf.NewSerializerWithOptions(creater{}, types, protobuf.SerializerOptions{StreamingCollectionsEncoding: true}),
+		Serializer: serializer, StrictSerializer: serializer, // who sends a custom resource in it is told that it has none
 		StreamSerializer: &runtime.StreamSerializerInfo{Serializer: protobuf.NewRawSerializer(creater{}, types), Framer: protobuf.LengthDelimitedFramer},
 	}
 	return negotiated{shape: s, converter: converter, media: append(standard[:2:2], binary)}, standard

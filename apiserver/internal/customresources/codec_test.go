@@ -125,3 +125,16 @@ func FuzzStorageCodec(f *testing.F) {
 		require.Equal(t, string(stored), string(again))
 	})
 }
+
+// TestEveryMediaTypeIsDecoded: what a request's body may be in, handlers decode with the
+// strict serializer unless they are told to ignore what they do not know.
+func TestEveryMediaTypeIsDecoded(t *testing.T) {
+	n, _ := newNegotiated(nil, nil, newTyper(scheme))
+	for _, media := range n.SupportedMediaTypes() {
+		for name, serializer := range map[string]runtime.Serializer{"usual": media.Serializer, "strict": media.StrictSerializer} {
+			require.NotNil(t, serializer, "%s, %s", media.MediaType, name)
+			_, _, err := serializer.Decode([]byte("k8s\x00"), nil, nil)
+			require.Error(t, err, "%s, %s", media.MediaType, name)
+		}
+	}
+}
