@@ -10,6 +10,7 @@ import (
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -114,8 +115,12 @@ func (e *extension) Plain(info *request.RequestInfo) (serve.Stored, bool) {
 // Plain implements serve.Custom.
 func (c custom) Plain(info *request.RequestInfo) (serve.Stored, bool) {
 	p, ok := c.Server.Plain(info)
+	if !ok {
+		return serve.Stored{}, false
+	}
 	return serve.Stored{Store: p.Store, Kind: p.Kind, ListKind: p.ListKind, Namespaced: p.Namespaced, Typed: true,
-		Retired: p.Retired, Warnings: p.Warnings}, ok
+		Shape: view.Bare(p.Namespaced), FieldLabel: runtime.DefaultMetaV1FieldSelectorConversion, Forms: p.Store.Forms(), Table: p.Table, Columns: p.Retired,
+		Retired: p.Retired, Warnings: p.Warnings}, true
 }
 
 // Discovery implements serve.Custom.

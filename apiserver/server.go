@@ -95,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.view = view.New(s.feed.WaitFor)
 	s.feed.Subscribe(s.view)
-	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer,
+	s.stores = &stores{cfg: cfg, view: s.view, leases: store.NewLeases(cfg.Etcd), sealer: sealer, shapes: shapes(),
 		opened: map[schema.GroupVersionResource]*store.Store{}}
 	if cfg.Bus != nil {
 		s.keepHistory()

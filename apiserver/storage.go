@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
@@ -29,6 +30,7 @@ type stores struct {
 	view   *view.View
 	leases *store.Leases
 	sealer store.Sealer
+	shapes map[schema.GroupResource]*view.Shape // of some resources
 
 	mu     sync.Mutex
 	opened map[schema.GroupVersionResource]*store.Store // by the version stored; guarded by mu
@@ -77,6 +79,10 @@ func (s *stores) open(gr schema.GroupResource, newFunc, newList func() runtime.O
 		CauseKey: schemas.CausePrefix + s.cfg.ID,
 		Header:   serve.Header,
 		Leases:   s.leases,
+		Shape:    view.Bare(true), // there is no selector for what a kind lacks
+	}
+	if shape, ok := s.shapes[kinds.StoredAs(gr)]; ok {
+		cfg.Shape = shape
 	}
 	if gr == (schema.GroupResource{Resource: "secrets"}) {
 		cfg.Sealer = s.sealer
@@ -122,11 +128,31 @@ func (s *stores) asStored(api *kinds.API) map[schema.GroupVersionResource]serve.
 			if !ok || st.Sealed() || !slices.Contains(r.Verbs, "watch") {
 				continue
 			}
-			found[gvr] = serve.Stored{Store: st, Kind: r.ResponseKind.Kind, Namespaced: r.Scope == apidiscovery.ScopeNamespace,
-				Warnings: kinds.Deprecation(version.WithKind(r.ResponseKind.Kind))}
+			found[gvr] = stored(version, r, st)
 		}
 	}
 	return found
+}
+
+// stored is a built-in resource that is kept in the version it is served in.
+func stored(version kinds.GroupVersion, r apidiscovery.APIResourceDiscovery, st *store.Store) serve.Stored {
+	kind := version.WithKind(r.ResponseKind.Kind)
+	s := serve.Stored{Store: st, Kind: kind.Kind, Namespaced: r.Scope == apidiscovery.ScopeNamespace, Shape: st.Shape(), Forms: st.Forms(), Warnings: kinds.Deprecation(kind),
+		FieldLabel: func(label, value string) (string, string, error) {
+			return kinds.Scheme().ConvertFieldLabel(kind, label, value)
+		}}
+	s.Table, _ = version.Storages[r.Resource].(rest.TableConvertor)
+	if fresh := func() serve.Message {
+		object, err := kinds.Scheme().New(kind)
+		if err != nil {
+			return nil
+		}
+		message, _ := object.(serve.Message)
+		return message
+	}; fresh() != nil {
+		s.New = fresh
+	}
+	return s
 }
 
 // prefixOf is where the objects of a resource are kept in etcd.

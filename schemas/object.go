@@ -162,17 +162,14 @@ func (s *scanner) str() ([]byte, bool) {
 		return nil, false
 	}
 	start := s.pos
-	for s.pos < len(s.data) {
-		i := bytes.IndexAny(s.data[s.pos:], `"\`)
-		if i < 0 {
-			break
-		}
-		s.pos += i
-		if s.data[s.pos] == '"' {
+	for ; s.pos < len(s.data); s.pos++ {
+		switch s.data[s.pos] {
+		case '"':
 			s.pos++
 			return s.data[start : s.pos-1], true
+		case '\\':
+			s.pos++
 		}
-		s.pos += 2
 	}
 	s.pos = len(s.data)
 	return nil, false

@@ -4,6 +4,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
@@ -16,6 +17,7 @@ type Plain struct {
 	ListKind   string
 	Namespaced bool
 	Warnings   []string
+	Table      rest.TableConvertor
 	// Retired is closed when the resource's definition changes.
 	Retired <-chan struct{}
 }
@@ -37,7 +39,7 @@ func (s *Server) Plain(info *request.RequestInfo) (Plain, bool) {
 	}
 	names := t.crd.Status.AcceptedNames
 	return Plain{Store: st, Kind: names.Kind, ListKind: names.ListKind, Namespaced: t.crd.Spec.Scope == apiextensions.NamespaceScoped,
-		Warnings: t.version.warnings, Retired: t.resource.retired}, true
+		Warnings: t.version.warnings, Table: t.version.storage.CustomResource, Retired: t.resource.retired}, true
 }
 
 // asStored tells that all objects were written under the present schema: the

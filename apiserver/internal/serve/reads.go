@@ -15,13 +15,13 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
 	storeerrors "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
-	"github.com/rutter-project/rutter/schemas"
 )
 
 // Stored is a resource whose stored bytes are what a client asks for in JSON: it is
@@ -33,37 +33,43 @@ type Stored struct {
 	Namespaced bool
 	// Typed tells that objects in a list say of which kind they are.
 	Typed bool
+	// Shape is what can be selected by; FieldLabel knows the fields that may be named.
+	Shape      *view.Shape
+	FieldLabel func(label, value string) (string, string, error)
+	// Forms keeps what is made of stored objects.
+	Forms *view.Forms
+	// New makes an object that can be written as protobuf, in the version served; nil if
+	// the kind has no such form.
+	New func() Message
+	// Table prints objects as their kind's store decodes them; nil if there are no tables.
+	Table rest.TableConvertor
+	// Columns is comparable and tells what the table prints apart from what it once printed.
+	Columns any
 	// Retired, if not nil, is closed when watches are to end.
 	Retired <-chan struct{}
 	// Warnings go with every answer.
 	Warnings []string
 }
 
-// reads answers plain JSON GET, LIST and WATCH with the bytes etcd holds, into which
-// only the resourceVersion is spliced (invariant 5). Whatever it does not know how to
-// answer — tables, other encodings, selectors, pages — it leaves to the kinds'
-// handlers, which decode.
+// reads answers GET, LIST and WATCH out of the bytes etcd holds (invariant 5): as JSON
+// they are sent as they are, with the resourceVersion in them; metadata is cut from them;
+// protobuf and the cells of tables are made of them once for all readers. Selectors and
+// pages work on them as well. Whatever reads does not know how to answer it leaves to the
+// kinds' handlers, which decode.
 type reads struct {
 	next    http.Handler
 	custom  Custom
 	builtIn map[schema.GroupVersion]bool
-	stored  map[schema.GroupVersionResource]Stored
-	handler map[schema.GroupVersionResource]http.HandlerFunc
+	plain   map[schema.GroupVersionResource]*plain
 }
 
-// listParameters are the query parameters that reads understands.
-var listParameters = []string{"resourceVersion", "resourceVersionMatch", "timeoutSeconds", "timeout", "watch", "allowWatchBookmarks", "sendInitialEvents"}
-
 func newReads(c Config, next http.Handler) *reads {
-	r := &reads{next: next, custom: c.Custom, builtIn: map[schema.GroupVersion]bool{}, stored: c.Stored, handler: map[schema.GroupVersionResource]http.HandlerFunc{}}
+	r := &reads{next: next, custom: c.Custom, builtIn: map[schema.GroupVersion]bool{}, plain: map[schema.GroupVersionResource]*plain{}}
 	for _, v := range c.API.Versions {
 		r.builtIn[v.GroupVersion] = true
 	}
 	for gvr, s := range c.Stored {
-		p := newPlain(gvr, s)
-		for _, verb := range []string{"get", "list", "watch"} {
-			r.handler[verbed(gvr, verb)] = p.handler(verb)
-		}
+		r.plain[gvr] = newPlain(gvr, s)
 	}
 	return r
 }
@@ -72,20 +78,15 @@ func newPlain(gvr schema.GroupVersionResource, s Stored) *plain {
 	return &plain{gvr: gvr, stored: s, head: []byte(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, s.Kind, gvr.GroupVersion()))}
 }
 
-// handler serves one verb, counted.
-func (p *plain) handler(verb string) http.HandlerFunc {
+// handler serves one request, counted.
+func (p *plain) handler(a *ask, verb string) http.HandlerFunc {
 	scope := "cluster"
 	if p.stored.Namespaced {
 		scope = "namespace"
 	}
-	serve := map[string]http.HandlerFunc{"get": p.get, "list": p.list, "watch": p.watch}[verb]
-	return metrics.InstrumentHandlerFunc(strings.ToUpper(verb), p.gvr.Group, p.gvr.Version, p.gvr.Resource, "", scope, "apiserver", false, "", serve)
-}
-
-// verbed makes one map key of a resource and a verb.
-func verbed(gvr schema.GroupVersionResource, verb string) schema.GroupVersionResource {
-	gvr.Resource += "/" + verb
-	return gvr
+	serve := map[string]func(*ask, http.ResponseWriter, *http.Request){"get": p.get, "list": p.list, "watch": p.watch}[verb]
+	return metrics.InstrumentHandlerFunc(strings.ToUpper(verb), p.gvr.Group, p.gvr.Version, p.gvr.Resource, "", scope, "apiserver", false, "",
+		func(w http.ResponseWriter, req *http.Request) { serve(a, w, req) })
 }
 
 func (r *reads) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -98,45 +99,39 @@ func (r *reads) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // find returns the handler of a request that can be answered with stored bytes.
 func (r *reads) find(req *http.Request) http.HandlerFunc {
-	if req.Method != http.MethodGet || !wantsPlainJSON(req) {
+	if req.Method != http.MethodGet {
 		return nil
 	}
 	info, ok := request.RequestInfoFrom(req.Context())
-	if !ok || !info.IsResourceRequest || info.Subresource != "" || info.FieldSelector != "" || info.LabelSelector != "" {
+	if !ok || !info.IsResourceRequest || info.Subresource != "" || strings.Contains(info.Path, "/watch/") { // the deprecated form
 		return nil
-	}
-	if strings.Contains(info.Path, "/watch/") {
-		return nil // the deprecated form
 	}
 	if record := audit.AuditContextFrom(req.Context()); record.Enabled() && record.GetEventLevel() == auditapi.LevelRequestResponse {
 		return nil // the kinds' handlers record what they answer
 	}
-	query := req.URL.Query()
-	switch info.Verb {
-	case "get":
-		if !only(query, "resourceVersion", "timeout") {
+	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
+	p := r.plain[gvr]
+	if p == nil {
+		if p = r.findCustom(req, info, gvr); p == nil {
 			return nil
 		}
-	case "list", "watch":
-		if !only(query, listParameters...) || !simple(query, info.Verb) || info.Name != "" {
-			return nil
-		}
-	default:
+	}
+	if !p.stored.Namespaced && info.Namespace != "" && info.Resource != "namespaces" || p.stored.Namespaced && info.Namespace == "" && info.Verb == "get" {
 		return nil
 	}
-	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
-	if s, ok := r.stored[gvr]; ok {
-		if !s.Namespaced && info.Namespace != "" && info.Resource != "namespaces" || s.Namespaced && info.Namespace == "" && info.Verb == "get" {
-			return nil
-		}
-		return warned(s.Warnings, r.handler[verbed(gvr, info.Verb)])
+	a, ok := p.understand(req, info)
+	if !ok {
+		return nil
 	}
-	return r.findCustom(req, info, gvr)
+	for _, text := range p.stored.Warnings {
+		warning.AddWarning(req.Context(), "", text)
+	}
+	return p.handler(a, info.Verb)
 }
 
-// findCustom finds the handler of a custom resource, which is made for the request:
-// definitions may change at any time.
-func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr schema.GroupVersionResource) http.HandlerFunc {
+// findCustom finds a custom resource, anew for each request: definitions may change at any
+// time.
+func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr schema.GroupVersionResource) *plain {
 	if r.builtIn[gvr.GroupVersion()] || view.PastOf(req.Context()) != nil {
 		return nil // in the past, whether objects are in the version served is not known
 	}
@@ -144,48 +139,7 @@ func (r *reads) findCustom(req *http.Request, info *request.RequestInfo, gvr sch
 	if !ok {
 		return nil
 	}
-	return warned(stored.Warnings, newPlain(gvr, stored).handler(info.Verb))
-}
-
-// warned adds warnings to each answer.
-func warned(warnings []string, handle http.HandlerFunc) http.HandlerFunc {
-	if len(warnings) == 0 {
-		return handle
-	}
-	return func(w http.ResponseWriter, req *http.Request) {
-		for _, text := range warnings {
-			warning.AddWarning(req.Context(), "", text)
-		}
-		handle(w, req)
-	}
-}
-
-// simple tells that the combination of parameters is one of those without fine print:
-// upstream's validation deals with the rest.
-func simple(query url.Values, verb string) bool {
-	match, rv := query.Get("resourceVersionMatch"), query.Get("resourceVersion")
-	if rv != "" {
-		if n, err := strconv.ParseInt(rv, 10, 64); err != nil || n < 0 {
-			return false
-		}
-	}
-	if seconds, set := query["timeoutSeconds"]; set {
-		if _, err := strconv.ParseInt(seconds[0], 10, 64); err != nil {
-			return false
-		}
-	}
-	for _, b := range []string{"watch", "allowWatchBookmarks", "sendInitialEvents"} {
-		if v, set := query[b]; set && v[0] != "true" && v[0] != "1" && v[0] != "" {
-			return false
-		}
-	}
-	if verb == "list" {
-		return !query.Has("sendInitialEvents") && (match == "" || (match == "NotOlderThan" && rv != ""))
-	}
-	if query.Has("sendInitialEvents") {
-		return match == "NotOlderThan" && query.Has("allowWatchBookmarks")
-	}
-	return match == ""
+	return newPlain(gvr, stored)
 }
 
 func only(query url.Values, known ...string) bool {
@@ -213,12 +167,21 @@ func wantsPlainJSON(req *http.Request) bool {
 			return false
 		}
 	}
+	return !isPretty(req) && !isWebSocket(req)
+}
+
+// isPretty tells that the client is one that people read.
+func isPretty(req *http.Request) bool {
 	for _, agent := range prettyAgents {
 		if strings.HasPrefix(req.UserAgent(), agent) {
-			return false
+			return true
 		}
 	}
-	return !strings.EqualFold(req.Header.Get("Upgrade"), "websocket")
+	return strings.Contains(req.URL.RawQuery, "pretty")
+}
+
+func isWebSocket(req *http.Request) bool {
+	return strings.EqualFold(req.Header.Get("Upgrade"), "websocket")
 }
 
 // plain serves one resource.
@@ -247,17 +210,20 @@ func (p *plain) fail(w http.ResponseWriter, req *http.Request, err error, name s
 	responsewriters.ErrorNegotiated(err, kinds.Codecs(), p.gvr.GroupVersion(), w, req)
 }
 
-func (p *plain) get(w http.ResponseWriter, req *http.Request) {
+func (p *plain) get(a *ask, w http.ResponseWriter, req *http.Request) {
 	info, _ := request.RequestInfoFrom(req.Context())
-	item, err := p.stored.Store.Raw(req.Context(), p.keyPrefix(info)+info.Name, req.URL.Query().Get("resourceVersion"))
+	item, err := p.stored.Store.Raw(req.Context(), a.key, a.query.Get("resourceVersion"))
+	var body []byte
+	if err == nil {
+		body, err = a.form.object(item)
+	}
 	if err != nil {
 		p.fail(w, req, err, info.Name)
 		return
 	}
-	body := schemas.AppendWithResourceVersion(make([]byte, 0, len(item.Object)+revisionRoom), item.Object, item.Rev)
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)+1))
-	_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
+	w.Header().Set("Content-Type", a.form.mediaType(false))
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body) // a client that is gone needs no answer
 }
 
 const (
@@ -267,38 +233,18 @@ const (
 	writeSize = 256 << 10
 )
 
-func (p *plain) list(w http.ResponseWriter, req *http.Request) {
-	info, _ := request.RequestInfoFrom(req.Context())
-	table, err := p.stored.Store.Fresh(req.Context(), req.URL.Query().Get("resourceVersion"))
+func (p *plain) list(a *ask, w http.ResponseWriter, req *http.Request) {
+	page, err := p.stored.Store.Select(req.Context(), a.key, a.options, a.selector)
 	if err != nil {
 		p.fail(w, req, err, "")
 		return
 	}
-	snap := table.Snapshot()
-	w.Header().Set("Content-Type", "application/json")
-	buf := make([]byte, 0, writeSize+writeSize/4)
-	more := ""
-	if p.stored.Typed {
-		more = `"continue":"",` // as upstream's lists without a Go type say
+	out := answer{w: w, req: req, mediaType: a.form.mediaType(false), plain: a.form.kind(true) == jsonWhole{}.kind(true)}
+	if err := a.form.list(page, out.write); err != nil && !out.begun {
+		p.fail(w, req, err, "")
+		return
 	}
-	buf = fmt.Appendf(buf, `{"kind":%q,"apiVersion":%q,"metadata":{%s"resourceVersion":"%d"},"items":[`, p.listKind(), p.gvr.GroupVersion(), more, snap.Rev)
-	first := true
-	snap.Ascend(p.keyPrefix(info), "", func(i *view.Item) bool {
-		if !first {
-			buf = append(buf, ',')
-		}
-		first = false
-		buf = p.appendItem(buf, i)
-		if len(buf) < writeSize {
-			return true
-		}
-		_, err = w.Write(buf)
-		buf = buf[:0]
-		return err == nil && req.Context().Err() == nil
-	})
-	if err == nil {
-		_, _ = w.Write(append(buf, "]}\n"...)) // a client that is gone needs no answer
-	}
+	out.close()
 }
 
 func (p *plain) listKind() string {
@@ -306,34 +252,6 @@ func (p *plain) listKind() string {
 		return p.stored.ListKind
 	}
 	return p.stored.Kind + "List"
-}
-
-// appendItem appends an object the way it stands in a list: without kind and
-// apiVersion, which the list has, unless the kind has no Go type.
-func (p *plain) appendItem(dst []byte, i *view.Item) []byte {
-	object := i.Object
-	if !p.stored.Typed && len(object) > len(p.head) && string(object[:len(p.head)]) == string(p.head) {
-		dst = append(dst, '{')
-		return spliceTail(dst, object[len(p.head):], i.Rev)
-	}
-	return schemas.AppendWithResourceVersion(dst, object, i.Rev)
-}
-
-const metadataOpen = `"metadata":{`
-
-// spliceTail appends what follows kind and apiVersion, which begins with metadata in
-// the stored layout, with the resourceVersion as its first member.
-func spliceTail(dst, tail []byte, rev int64) []byte {
-	if len(tail) <= len(metadataOpen) || string(tail[:len(metadataOpen)]) != metadataOpen {
-		return append(dst, tail...)
-	}
-	dst = append(dst, metadataOpen+`"resourceVersion":"`...)
-	dst = strconv.AppendInt(dst, rev, 10)
-	dst = append(dst, '"')
-	if rest := tail[len(metadataOpen):]; rest[0] != '}' {
-		dst = append(dst, ',')
-	}
-	return append(dst, tail[len(metadataOpen):]...)
 }
 
 // watchTimeout is how long a watch lives: as asked, or a random time from the least on,

@@ -57,17 +57,23 @@ func TestWantsPlainJSON(t *testing.T) {
 	}
 }
 
-func TestSimple(t *testing.T) {
+func TestPlainParameters(t *testing.T) {
 	for query, want := range map[string]bool{
 		"list ":                  true,
 		"list resourceVersion=0": true,
 		"list resourceVersion=12&resourceVersionMatch=NotOlderThan": true,
-		"list resourceVersion=12&resourceVersionMatch=Exact":        false,
+		"list resourceVersion=12&resourceVersionMatch=Exact":        true,
+		"list resourceVersion=0&resourceVersionMatch=Exact":         false,
+		"list resourceVersion=12&resourceVersionMatch=Roughly":      false,
 		"list resourceVersionMatch=NotOlderThan":                    false,
 		"list resourceVersion=abc":                                  false,
-		"list sendInitialEvents=true":                               false,
+		"list continue=x":                                           true,
+		"list timeoutSeconds=x":                                     false,
+		"list continue=x&resourceVersion=12":                        false,
 		"watch watch=1":                                             true,
 		"watch watch=1&resourceVersion=5&allowWatchBookmarks=true":  true,
+		"watch watch=1&limit=x":                                     false,
+		"watch watch=1&timeoutSeconds=x":                            false,
 		"watch watch=1&sendInitialEvents=true":                      false,
 		"watch watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true": true,
 		"watch watch=1&sendInitialEvents=false":                                                           false,
@@ -78,20 +84,37 @@ func TestSimple(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := simple(values, verb); got != want {
-			t.Errorf("simple(%q) = %v, want %v", query, got, want)
+		plain := plainList
+		if verb == "watch" {
+			plain = plainWatch
+		}
+		if got := plain(values); got != want {
+			t.Errorf("%q is plain: %v, want %v", query, got, want)
 		}
 	}
 }
 
+// whole is the form of pods in JSON.
+func whole() jsonWhole {
+	return jsonWhole{&plain{head: []byte(`{"kind":"Pod","apiVersion":"v1",`)}}
+}
+
+func appended(t testing.TB, dst []byte, object string) string {
+	t.Helper()
+	got, err := whole().appendItem(dst, &view.Item{Rev: 7, Object: []byte(object)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
 func TestItemsInListsHaveRevisionAndNoKind(t *testing.T) {
-	p := &plain{head: []byte(`{"kind":"Pod","apiVersion":"v1",`)}
 	for stored, want := range map[string]string{
 		`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"},"spec":{}}`: `{"metadata":{"resourceVersion":"7","name":"a"},"spec":{}}`,
 		`{"kind":"Pod","apiVersion":"v1","metadata":{},"spec":{}}`:           `{"metadata":{"resourceVersion":"7"},"spec":{}}`,
 		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}`:           `{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"}}`,
 	} {
-		got := string(p.appendItem(nil, &view.Item{Rev: 7, Object: []byte(stored)}))
+		got := appended(t, nil, stored)
 		if got != want || !json.Valid([]byte(got)) {
 			t.Errorf("appendItem(%s)\n got %s\nwant %s", stored, got, want)
 		}
@@ -100,23 +123,29 @@ func TestItemsInListsHaveRevisionAndNoKind(t *testing.T) {
 
 func TestFramesAreLinesOfJSON(t *testing.T) {
 	item := &view.Item{Rev: 9, Object: []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}`)}
-	for kind, want := range map[view.EventType]string{view.Created: "ADDED", view.Modified: "MODIFIED", view.Deleted: "DELETED"} {
-		fresh := &view.Item{Rev: item.Rev, Object: item.Object}
-		frame := eventFrame(&view.Event{Rev: 9, Type: kind, Item: fresh})
+	before := &view.Item{Rev: 8, Object: item.Object}
+	for want, e := range map[string]view.Event{
+		"ADDED":    {Rev: 9, Type: view.Created, Item: item},
+		"MODIFIED": {Rev: 9, Type: view.Modified, Item: item, Prev: before},
+		"DELETED":  {Rev: 9, Type: view.Deleted, Item: item, Prev: before},
+	} {
+		s := &stream{ask: &ask{form: inJSON{whole()}}}
+		if err := s.tell(&e); err != nil {
+			t.Fatal(err)
+		}
 		var got struct {
 			Type   string
 			Object struct {
 				Metadata struct{ Name, ResourceVersion string }
 			}
 		}
-		if err := json.Unmarshal(frame, &got); err != nil || got.Type != want || got.Object.Metadata.ResourceVersion != "9" || frame[len(frame)-1] != '\n' {
-			t.Errorf("%s: %s: %v", want, frame, err)
+		if err := json.Unmarshal(s.buf, &got); err != nil || got.Type != want || got.Object.Metadata.ResourceVersion != "9" || s.buf[len(s.buf)-1] != '\n' {
+			t.Errorf("%s: %s: %v", want, s.buf, err)
 		}
 	}
-	s := &stream{p: &plain{head: []byte(`{"kind":"Pod","apiVersion":"v1",`)}, seen: 5}
-	s.appendBookmark(true)
-	if !json.Valid(s.buf) || !strings.Contains(string(s.buf), `"k8s.io/initial-events-end":"true"`) {
-		t.Errorf("bookmark: %s", s.buf)
+	mark, err := inJSON{whole()}.bookmark(5, true, true)
+	if err != nil || !json.Valid(mark) || !strings.Contains(string(mark), `"k8s.io/initial-events-end":"true"`) {
+		t.Errorf("bookmark: %s, %v", mark, err)
 	}
 }
 
@@ -139,21 +168,20 @@ func TestParseCauses(t *testing.T) {
 }
 
 func FuzzAppendItem(f *testing.F) {
-	f.Add([]byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}`))
-	f.Add([]byte(`{"kind":"Pod","apiVersion":"v1",`))
-	p := &plain{head: []byte(`{"kind":"Pod","apiVersion":"v1",`)}
-	f.Fuzz(func(t *testing.T, object []byte) {
-		p.appendItem(nil, &view.Item{Rev: 1, Object: object})
+	f.Add(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}`)
+	f.Add(`{"kind":"Pod","apiVersion":"v1",`)
+	f.Fuzz(func(t *testing.T, object string) {
+		appended(t, nil, object)
+		appendPartial(nil, &view.Item{Rev: 1, Object: []byte(object)})
+		timesIn([]byte(object))
 	})
 }
 
 func BenchmarkAppendItem(b *testing.B) {
-	object := []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"},"spec":{"x":"` + strings.Repeat("y", 3000) + `"}}`)
-	p := &plain{head: []byte(`{"kind":"Pod","apiVersion":"v1",`)}
-	item := &view.Item{Rev: 123456, Object: object}
+	item := &view.Item{Rev: 123456, Object: []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"},"spec":{"x":"` + strings.Repeat("y", 3000) + `"}}`)}
 	buf := make([]byte, 0, 8192)
-	b.SetBytes(int64(len(object)))
+	b.SetBytes(int64(len(item.Object)))
 	for b.Loop() {
-		buf = p.appendItem(buf[:0], item)
+		buf, _ = whole().appendItem(buf[:0], item)
 	}
 }

@@ -2,23 +2,17 @@ package serve
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"github.com/rutter-project/rutter/apiserver/internal/view"
-	"github.com/rutter-project/rutter/schemas"
 )
 
 const (
@@ -33,31 +27,30 @@ const (
 // stream is one WATCH: a cursor and a connection. Nothing is buffered for it but what
 // goes into one write; a client that does not read stops only its own goroutine.
 type stream struct {
+	*ask
 	p         *plain
 	w         http.ResponseWriter
 	flush     func()
-	prefix    string
 	bookmarks bool
+	begun     bool  // an event has been sent
 	sent      int64 // events up to here are known to the client
 	seen      int64 // revision up to which the log has been read
 	buf       []byte
 }
 
-func (p *plain) watch(w http.ResponseWriter, req *http.Request) {
+func (p *plain) watch(a *ask, w http.ResponseWriter, req *http.Request) {
 	flusher, ok := w.(http.Flusher)
 	if !ok {
 		p.fail(w, req, apierrors.NewInternalError(errors.New("connection can't stream")), "")
 		return
 	}
-	info, _ := request.RequestInfoFrom(req.Context())
-	query := req.URL.Query()
-	ctx, cancel := context.WithTimeout(req.Context(), watchTimeout(query, rand.Float64))
+	ctx, cancel := context.WithTimeout(req.Context(), watchTimeout(a.query, rand.Float64))
 	defer cancel()
-	s := &stream{p: p, w: w, flush: flusher.Flush, prefix: p.keyPrefix(info), bookmarks: query.Has("allowWatchBookmarks")}
-	w.Header().Set("Content-Type", "application/json")
+	s := &stream{ask: a, p: p, w: w, flush: flusher.Flush, bookmarks: a.query.Has("allowWatchBookmarks")}
+	w.Header().Set("Content-Type", a.form.mediaType(true))
 	w.WriteHeader(http.StatusOK)
 	s.flush()
-	cursor, stop, err := s.begin(ctx, query)
+	cursor, stop, err := s.begin(ctx)
 	utilflowcontrol.WatchInitialized(ctx) // the costly part is over
 	if stop != nil {
 		defer func() { cancel(); stop() }()
@@ -66,15 +59,15 @@ func (p *plain) watch(w http.ResponseWriter, req *http.Request) {
 		err = s.follow(ctx, cursor)
 	}
 	if err != nil && ctx.Err() == nil {
-		s.fault(err, query.Get("resourceVersion"))
+		s.fault(err)
 	}
 }
 
 // begin sends the initial state if one is due and returns where to go on, and if not nil
 // what to call in the end.
-func (s *stream) begin(ctx context.Context, query url.Values) (view.Follower, func(), error) {
-	rv := query.Get("resourceVersion")
-	initial := query.Has("sendInitialEvents")
+func (s *stream) begin(ctx context.Context) (view.Follower, func(), error) {
+	rv := s.query.Get("resourceVersion")
+	initial := s.query.Has("sendInitialEvents")
 	if rev, err := strconv.ParseInt(rv, 10, 64); err == nil && rev > 0 && !initial {
 		s.sent, s.seen = rev, rev
 		return s.p.stored.Store.Follow(ctx, rev)
@@ -87,15 +80,18 @@ func (s *stream) begin(ctx context.Context, query url.Values) (view.Follower, fu
 		return nil, nil, err
 	}
 	s.sent, s.seen = snap.Rev, snap.Rev
-	snap.Ascend(s.prefix, "", func(i *view.Item) bool {
-		s.buf = appendFrame(s.buf, "ADDED", i)
-		if len(s.buf) >= writeSize {
+	snap.Select(s.key, "", s.selector, func(i *view.Item) bool {
+		if s.one && i.Key != s.key {
+			return false
+		}
+		if s.buf, err = s.form.appendFrame(s.buf, added, i, !s.begun); err == nil && len(s.buf) >= writeSize {
 			err = s.write()
 		}
+		s.begun = true
 		return err == nil && ctx.Err() == nil
 	})
 	if err == nil && initial {
-		s.appendBookmark(true)
+		err = s.bookmark(true)
 	}
 	if err == nil {
 		err = s.write()
@@ -120,8 +116,8 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 			return err
 		}
 		for i := range events {
-			if e := &events[i]; e.Rev > s.sent && strings.HasPrefix(e.Item.Key, s.prefix) {
-				s.buf = append(s.buf, eventFrame(e)...)
+			if err := s.tell(&events[i]); err != nil {
+				return err
 			}
 		}
 		s.seen = max(s.seen, seen)
@@ -137,7 +133,9 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 				continue // there is news; the bookmark would overtake it
 			}
 			s.seen = max(s.seen, rev)
-			s.appendBookmark(false)
+			if err := s.bookmark(false); err != nil {
+				return err
+			}
 		case <-s.p.stored.Retired:
 			return nil // the client comes back and finds the resource as it is now
 		case <-ctx.Done():
@@ -149,7 +147,9 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 // finish ends the replay of a past with a bookmark that says so.
 func (s *stream) finish(seen int64) error {
 	if s.seen = max(s.seen, seen); s.bookmarks {
-		s.appendBookmark(false)
+		if err := s.bookmark(false); err != nil {
+			return err
+		}
 	}
 	return s.write()
 }
@@ -180,56 +180,81 @@ func (s *stream) write() error {
 	return nil
 }
 
-// eventFrame is the line of a change, made once for all watchers.
-func eventFrame(e *view.Event) []byte {
-	return e.Item.Frame(func() []byte {
-		switch e.Type {
-		case view.Created:
-			return appendFrame(nil, "ADDED", e.Item)
-		case view.Deleted:
-			return appendFrame(nil, "DELETED", e.Item)
-		default:
-			return appendFrame(nil, "MODIFIED", e.Item)
+const (
+	added    = "ADDED"
+	modified = "MODIFIED"
+	deleted  = "DELETED"
+)
+
+// tell appends what a change is to this watcher: an object that begins to match its
+// selector is added, one that ceases to match is deleted.
+func (s *stream) tell(e *view.Event) error {
+	if e.Rev <= s.sent || !strings.HasPrefix(e.Item.Key, s.key) || s.one && e.Item.Key != s.key {
+		return nil
+	}
+	was := e.Prev != nil && s.selector.Matches(e.Prev)
+	is := e.Type != view.Deleted && s.selector.Matches(e.Item)
+	event, last := "", false
+	switch {
+	case is && was:
+		event = modified
+	case is:
+		event = added
+	case was:
+		event, last = deleted, e.Type != view.Deleted
+	case e.Type == view.Deleted && e.Prev == nil && s.selector.Empty():
+		event = deleted // what it was is not known here
+	default:
+		return nil
+	}
+	frame, err := s.frame(e, event, last)
+	s.buf = append(s.buf, frame...)
+	s.begun = true
+	return err
+}
+
+// frameKind tells apart the frames that are made of one change.
+type frameKind struct {
+	form  any
+	event string
+	last  bool
+}
+
+// frame is what watchers of a form are told of a change, made once for all of them. last
+// tells that they are told of the object before the change.
+func (s *stream) frame(e *view.Event, event string, last bool) ([]byte, error) {
+	return e.Item.Frame(frameKind{s.form.kind(!s.begun), event, last}, func() ([]byte, error) {
+		item := e.Item
+		if last {
+			item = &view.Item{Key: e.Prev.Key, Rev: e.Rev, Object: e.Prev.Object}
 		}
+		return s.form.appendFrame(nil, event, item, !s.begun)
 	})
 }
 
-func appendFrame(dst []byte, kind string, i *view.Item) []byte {
-	if dst == nil {
-		dst = make([]byte, 0, len(i.Object)+len(kind)+2*revisionRoom)
-	}
-	dst = append(dst, `{"type":"`...)
-	dst = append(dst, kind...)
-	dst = append(dst, `","object":`...)
-	dst = schemas.AppendWithResourceVersion(dst, i.Object, i.Rev)
-	return append(dst, "}\n"...)
-}
-
-// appendBookmark tells the client how far it is; the one that ends the initial state is
-// marked (KEP-3157).
-func (s *stream) appendBookmark(initialEnd bool) {
-	mark := ""
-	if initialEnd {
-		mark = fmt.Sprintf(`,"annotations":{%q:"true"}`, metav1.InitialEventsAnnotationKey)
-	}
-	s.buf = fmt.Appendf(s.buf, `{"type":"BOOKMARK","object":%s"metadata":{"resourceVersion":"%d","creationTimestamp":null%s}}}`+"\n", s.p.head, s.seen, mark)
+// bookmark tells the client how far it is; the one that ends the initial state is marked.
+func (s *stream) bookmark(initialEnd bool) error {
+	frame, err := s.form.bookmark(s.seen, initialEnd, !s.begun)
+	s.buf = append(s.buf, frame...)
+	s.begun = true
+	return err
 }
 
 // fault ends the stream with what went wrong.
-func (s *stream) fault(err error, resourceVersion string) {
+func (s *stream) fault(err error) {
 	status := apierrors.NewInternalError(err).Status()
 	var known apierrors.APIStatus
 	switch {
 	case errors.Is(err, view.ErrGone):
-		status = apierrors.NewResourceExpired("too old resource version: " + resourceVersion).Status()
+		status = apierrors.NewResourceExpired("too old resource version: " + s.query.Get("resourceVersion")).Status()
 	case errors.As(err, &known):
 		status = known.Status()
 	}
 	status.Kind, status.APIVersion = "Status", "v1"
-	object, err := json.Marshal(status)
+	frame, err := s.form.fault(status)
 	if err != nil {
 		return // a Status always encodes
 	}
-	s.buf = fmt.Appendf(s.buf, `{"type":"ERROR","object":%s}`+"\n", object)
+	s.buf = append(s.buf, frame...)
 	_ = s.write() // the client may be gone
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/storage"
 
 	"github.com/rutter-project/rutter/apiserver/internal/view"
@@ -55,3 +56,20 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 	}
 	return item, nil
 }
+
+// Object is what the view holds, decoded. It is shared and must not be changed.
+func (s *Store) Object(i *view.Item) (runtime.Object, error) {
+	return i.Decoded(s, s.decoder(i.Key))
+}
+
+// NewObject is an empty object of the kind that is stored.
+func (s *Store) NewObject() runtime.Object { return s.cfg.NewFunc() }
+
+// NewList is an empty list of such objects.
+func (s *Store) NewList() runtime.Object { return s.cfg.NewList() }
+
+// Shape is what selectors find in stored objects, nil if that takes decoding.
+func (s *Store) Shape() *view.Shape { return s.cfg.Shape }
+
+// Forms keeps what is made of stored objects.
+func (s *Store) Forms() *view.Forms { return s.cfg.View.Forms }

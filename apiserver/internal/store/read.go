@@ -42,7 +42,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if !ok {
 		return s.notFound(key, opts, out)
 	}
-	obj, err := item.Decoded(s, s.decoder(key))
+	obj, err := s.Object(item)
 	if err != nil {
 		return err
 	}
@@ -109,26 +109,10 @@ func (s *Store) currentRev(ctx context.Context) (int64, error) {
 	return resp.Header.Revision, nil
 }
 
-// source is where the objects of one LIST come from, in key order.
-type source struct {
-	rev    int64
-	from   string // continue here, "" for the first
-	ascend func(prefix, from string, yield func(*view.Item) bool)
-	count  func(prefix, from string) int64
-}
-
 // GetList implements storage.Interface. Consistent and "not older than" lists come
 // from the view's present state; an exact revision or a continue token that the view
-// has moved past comes from etcd, which answers as long as it has not compacted it.
+// no longer has comes from etcd, which answers as long as it has not compacted it.
 func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
-	prefix := key
-	if opts.Recursive && (prefix == "" || prefix[len(prefix)-1] != '/') {
-		prefix += "/"
-	}
-	src, err := s.source(ctx, prefix, opts)
-	if err != nil {
-		return err
-	}
 	ptr, err := meta.GetItemsPtr(list)
 	if err != nil {
 		return err
@@ -137,69 +121,38 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 	if err != nil || items.Kind() != reflect.Slice {
 		return fmt.Errorf("list of %s: items are no slice: %w", s.cfg.Resource, err)
 	}
-	items.Set(reflect.MakeSlice(items.Type(), 0, 0))
-	last, more, err := s.fill(ctx, prefix, src, opts, items)
+	var objects []runtime.Object
+	selector, whole := s.selector(opts.Predicate)
+	page, err := s.walk(ctx, key, opts, selector, func(i *view.Item) (bool, error) {
+		obj, err := s.Object(i)
+		if err != nil {
+			return false, err
+		}
+		if !whole {
+			if ok, err := opts.Predicate.Matches(obj); err != nil || !ok {
+				return false, nil
+			}
+		}
+		objects = append(objects, obj)
+		return true, nil
+	})
 	if err != nil {
 		return err
 	}
-	var count int64
-	if more {
-		count = src.count(prefix, src.from)
+	items.Set(reflect.MakeSlice(items.Type(), len(objects), len(objects)))
+	for i, obj := range objects {
+		items.Index(i).Set(reflect.ValueOf(obj).Elem())
 	}
-	next, remaining, err := storage.PrepareContinueToken(last, prefix, src.rev, count, more, opts)
-	if err != nil {
-		return err
-	}
-	return s.versioner.UpdateList(list, uint64(src.rev), next, remaining)
+	return s.versioner.UpdateList(list, uint64(page.Rev), page.Continue, page.Remaining)
 }
 
-// fill appends matching objects until the limit, telling the last key looked at and
-// whether there are more behind it.
-func (s *Store) fill(ctx context.Context, prefix string, src source, opts storage.ListOptions, items reflect.Value) (last string, more bool, err error) {
-	limit := opts.Predicate.Limit
-	if limit == 0 && opts.Predicate.Empty() {
-		items.Set(reflect.MakeSlice(items.Type(), 0, int(min(src.count(prefix, src.from), 1<<20))))
+// selector is the part of a predicate that can be decided without decoding, and whether
+// that is all of it.
+func (s *Store) selector(p storage.SelectionPredicate) (view.Selector, bool) {
+	if s.cfg.Shape == nil || p.Field != nil && !s.cfg.Shape.Knows(p.Field) {
+		return view.Selector{}, p.Empty()
 	}
-	each := func(i *view.Item) bool {
-		if !opts.Recursive && i.Key != prefix {
-			return false
-		}
-		if limit > 0 && int64(items.Len()) >= limit {
-			more = true
-			return false
-		}
-		if err = ctx.Err(); err != nil {
-			err = storage.NewTimeoutError(i.Key, "request did not complete within requested timeout")
-			return false
-		}
-		last = i.Key
-		var obj runtime.Object
-		if obj, err = i.Decoded(s, s.decoder(i.Key)); err != nil {
-			return false
-		}
-		if ok, matchErr := opts.Predicate.Matches(obj); matchErr == nil && ok {
-			items.Set(reflect.Append(items, reflect.ValueOf(obj).Elem()))
-		}
-		return true
-	}
-	src.ascend(prefix, src.from, each)
-	return last, more, err
-}
-
-func (s *Store) source(ctx context.Context, prefix string, opts storage.ListOptions) (source, error) {
-	rev, from, err := storage.ValidateListOptions(prefix, s.versioner, opts)
-	if err != nil {
-		return source{}, err
-	}
-	continued := opts.Recursive && opts.Predicate.Continue != ""
-	if rev > 0 {
-		return s.sourceAt(ctx, prefix, rev, from, continued)
-	}
-	if err := s.waitForList(ctx, opts); err != nil {
-		return source{}, err
-	}
-	snap := s.tableOf(ctx).Snapshot()
-	return source{rev: snap.Rev, from: from, ascend: snap.Ascend, count: snap.CountFrom}, nil
+	return view.Selector{Labels: p.Label, Fields: p.Field, Shape: s.cfg.Shape}, true
 }
 
 // waitForList makes the view as new as the options ask: for no resourceVersion, as
@@ -217,45 +170,6 @@ func (s *Store) waitForList(ctx context.Context, opts storage.ListOptions) error
 		return err
 	}
 	return s.wait(ctx, rev)
-}
-
-// sourceAt reads one exact revision.
-func (s *Store) sourceAt(ctx context.Context, prefix string, rev int64, from string, continued bool) (source, error) {
-	if snap := s.tableOf(ctx).Snapshot(); snap.Rev == rev {
-		return source{rev: rev, from: from, ascend: snap.Ascend, count: snap.CountFrom}, nil
-	}
-	if past := view.PastOf(ctx); past != nil {
-		return source{}, otherRevision(rev, past.Rev)
-	}
-	start := max(prefix, from)
-	var items []*view.Item
-	for {
-		resp, err := s.cfg.Client.Get(ctx, start, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(etcdPage))
-		if err != nil {
-			return source{}, s.listError(err, prefix, from, rev, continued)
-		}
-		for _, kv := range resp.Kvs {
-			object, err := schemas.ObjectOf(kv.Value)
-			if err != nil {
-				return source{}, storage.NewInternalError(fmt.Errorf("stored value of %s: %w", kv.Key, err))
-			}
-			items = append(items, &view.Item{Key: string(kv.Key), Rev: kv.ModRevision, Object: object})
-		}
-		if !resp.More {
-			break
-		}
-		start = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-	}
-	return source{rev: rev, from: from,
-		ascend: func(_, _ string, yield func(*view.Item) bool) {
-			for _, i := range items {
-				if !yield(i) {
-					return
-				}
-			}
-		},
-		count: func(string, string) int64 { return int64(len(items)) },
-	}, nil
 }
 
 // listError says what a client can do about an etcd refusal: a continue token of a

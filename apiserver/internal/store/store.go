@@ -44,6 +44,9 @@ type Config struct {
 	Header func(ctx context.Context) schemas.Header
 	Leases *Leases
 	Sealer Sealer // nil: values are stored in the clear
+	// Shape is what selectors find in stored objects; nil if that takes decoding, because
+	// they may be other objects in the version that the codec decodes to.
+	Shape *view.Shape
 }
 
 // Store implements storage.Interface for one resource. It is safe for concurrent use.

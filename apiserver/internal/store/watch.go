@@ -44,6 +44,9 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		sent:    int64(rev),
 		initial: opts.SendInitialEvents != nil && *opts.SendInitialEvents,
 	}
+	if selector, whole := s.selector(opts.Predicate); whole {
+		w.quick = &selector
+	}
 	go w.run(ctx, int64(rev))
 	return w, nil
 }
@@ -53,6 +56,7 @@ type watcher struct {
 	prefix  string
 	opts    storage.ListOptions
 	pred    storage.SelectionPredicate
+	quick   *view.Selector // is all of pred, if not nil
 	cancel  context.CancelFunc
 	out     chan watch.Event
 	initial bool  // the initial state ends with a marked bookmark
@@ -105,7 +109,10 @@ func (w *watcher) start(ctx context.Context, rev int64) (view.Follower, func(), 
 		if !w.opts.Recursive && i.Key != w.prefix {
 			return false
 		}
-		err = w.sendObject(ctx, watch.Added, i)
+		var is bool
+		if is, err = w.matches(i); err == nil && is {
+			err = w.sendObject(ctx, watch.Added, i)
+		}
 		return err == nil
 	})
 	if err == nil && w.initial && w.pred.AllowWatchBookmarks {
@@ -208,7 +215,7 @@ func (w *watcher) sendEvent(ctx context.Context, e *view.Event) error {
 // sendLast sends the object as it last matched, with the revision of the change that
 // took it away.
 func (w *watcher) sendLast(ctx context.Context, e *view.Event) error {
-	obj, err := e.Prev.Decoded(w.store, w.store.decoder(e.Prev.Key))
+	obj, err := w.store.Object(e.Prev)
 	if err != nil {
 		return err
 	}
@@ -227,10 +234,10 @@ func (w *watcher) covers(key string) bool {
 }
 
 func (w *watcher) matches(i *view.Item) (bool, error) {
-	if w.pred.Empty() {
-		return true, nil
+	if w.quick != nil {
+		return w.quick.Matches(i), nil
 	}
-	obj, err := i.Decoded(w.store, w.store.decoder(i.Key))
+	obj, err := w.store.Object(i)
 	if err != nil {
 		return false, err
 	}
@@ -238,14 +245,9 @@ func (w *watcher) matches(i *view.Item) (bool, error) {
 }
 
 func (w *watcher) sendObject(ctx context.Context, kind watch.EventType, i *view.Item) error {
-	obj, err := i.Decoded(w.store, w.store.decoder(i.Key))
+	obj, err := w.store.Object(i)
 	if err != nil {
 		return err
-	}
-	if !w.pred.Empty() && kind == watch.Added {
-		if ok, err := w.pred.Matches(obj); err != nil || !ok {
-			return err
-		}
 	}
 	return w.send(ctx, watch.Event{Type: kind, Object: obj})
 }

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"sync"
 	"sync/atomic"
 	"weak"
 
@@ -17,51 +18,96 @@ type Item struct {
 	// the item does not come from the view.
 	Created int64
 
-	decoded atomic.Pointer[weak.Pointer[decoded]]
-	frame   atomic.Pointer[weak.Pointer[frame]]
+	brief atomic.Pointer[weak.Pointer[brief]]
+	forms atomic.Pointer[[]*form] // replaced as a whole, by a Forms that holds its lock
 }
 
-// frame is what watchers send for the change that made the item.
-type frame struct{ bytes []byte }
+// brief is what was made of an item and is kept until the next garbage collection: long
+// enough for one change to reach all its watchers, without holding every object twice.
+type brief struct {
+	mu      sync.Mutex
+	decoded runtime.Object
+	owner   any // of decoded
+	record  *Record
+	shape   *Shape // of record
+	frames  []frame
+}
 
-// Frame returns the bytes that build makes, calling it unless an earlier result is
-// still there: one change is encoded once for all its watchers. Like decoded objects,
-// frames are kept until the next garbage collection. The result must not be changed.
-func (i *Item) Frame(build func() []byte) []byte {
-	if w := i.frame.Load(); w != nil {
-		if f := w.Value(); f != nil {
-			return f.bytes
+// frame is what watchers in one form are sent.
+type frame struct {
+	form  any
+	bytes []byte
+}
+
+// keep returns what is kept of the item, with its lock held.
+func (i *Item) keep() *brief {
+	for {
+		held := i.brief.Load()
+		if held != nil {
+			if b := held.Value(); b != nil {
+				b.mu.Lock()
+				return b
+			}
+		}
+		b := &brief{}
+		w := weak.Make(b)
+		b.mu.Lock()
+		if i.brief.CompareAndSwap(held, &w) {
+			return b
 		}
 	}
-	f := &frame{bytes: build()}
-	w := weak.Make(f)
-	i.frame.Store(&w)
-	return f.bytes
 }
 
-type decoded struct {
-	obj   runtime.Object
-	owner any
+// Frame returns the bytes that build makes for a form, calling it unless an earlier
+// result is still there: one change is encoded once for all its watchers of a form, which
+// is any comparable value. The result must not be changed.
+func (i *Item) Frame(form any, build func() ([]byte, error)) ([]byte, error) {
+	b := i.keep()
+	for _, f := range b.frames {
+		if f.form == form {
+			b.mu.Unlock()
+			return f.bytes, nil
+		}
+	}
+	b.mu.Unlock() // build may ask for other things that are kept
+	bytes, err := build()
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.frames = append(b.frames, frame{form, bytes})
+	return bytes, nil
 }
 
 // Decoded returns the object, calling decode unless an earlier result for the same
-// owner is still there: versions of a custom resource share items but not objects.
-// Results are kept until the next garbage collection: long enough for one change to
-// reach all its watchers, without holding every object twice. The result is shared:
-// callers must not change it.
+// owner is still there: versions of a custom resource share items but not objects. The
+// result is shared: callers must not change it.
 func (i *Item) Decoded(owner any, decode func(object []byte, rev int64) (runtime.Object, error)) (runtime.Object, error) {
-	if w := i.decoded.Load(); w != nil {
-		if d := w.Value(); d != nil && d.owner == owner {
-			return d.obj, nil
-		}
+	b := i.keep()
+	if b.decoded != nil && b.owner == owner {
+		defer b.mu.Unlock()
+		return b.decoded, nil
 	}
+	b.mu.Unlock()
 	obj, err := decode(i.Object, i.Rev)
 	if err != nil {
 		return nil, err
 	}
-	w := weak.Make(&decoded{obj: obj, owner: owner})
-	i.decoded.Store(&w)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.decoded, b.owner = obj, owner
 	return obj, nil
+}
+
+// Record returns what selectors look at.
+func (i *Item) Record(shape *Shape) *Record {
+	b := i.keep()
+	defer b.mu.Unlock()
+	if b.record == nil || b.shape != shape {
+		b.record, b.shape = shape.record(i.Object), shape
+	}
+	return b.record
 }
 
 // EventType says what a change did to an object.

@@ -125,7 +125,8 @@ func (p *Past) count(i *Item, n int) {
 // frozen is a table that nobody writes to.
 func frozen(prefix string, s Snapshot, rev int64) *Table {
 	t := newTable(prefix)
-	t.tree, t.rev, t.dropped = s.tree, rev, rev
+	t.frozen = true
+	t.tree, t.rev, t.dropped, t.touched = s.tree, rev, rev, rev
 	return t
 }
 

@@ -21,6 +21,7 @@ const (
 // Table is the view of one resource: all objects below one key prefix.
 type Table struct {
 	prefix string
+	frozen bool // belongs to the past: nobody writes to it
 
 	mu      sync.RWMutex
 	tree    *btree.BTreeG[*Item]
@@ -30,6 +31,11 @@ type Table struct {
 	epoch   int64         // raised by reset: cursors of an older epoch are gone; guarded by mu
 	base    int64         // log index of log[0]; guarded by mu
 	changed chan struct{} // closed and replaced when the log grows; guarded by mu
+	touched int64         // revision of the last change, or of the last reset; guarded by mu
+	roots   []root        // states that pages of a list are still read from; guarded by mu
+	index   *index        // nil until somebody selects; guarded by mu
+
+	indexing sync.Mutex // held while the index is built
 }
 
 func newTable(prefix string) *Table {
@@ -56,8 +62,10 @@ func (t *Table) Len() int {
 
 // Snapshot is an immutable state of a table at a revision.
 type Snapshot struct {
-	Rev  int64
-	tree *btree.BTreeG[*Item]
+	Rev   int64
+	tree  *btree.BTreeG[*Item]
+	since int64  // the revision that made the state what it is
+	index *index // nil if the snapshot was not made to select from
 }
 
 // Snapshot returns the present state. It costs O(1); later writes copy the tree
@@ -69,7 +77,7 @@ func (t *Table) Snapshot() Snapshot {
 }
 
 func (t *Table) snapshotLocked() Snapshot {
-	return Snapshot{Rev: t.rev, tree: t.tree.Clone()}
+	return Snapshot{Rev: t.rev, since: t.touched, tree: t.tree.Clone()}
 }
 
 // Ascend calls yield for every object whose key begins with prefix and is not less
@@ -168,18 +176,24 @@ func (t *Table) Generation() Generation {
 func (t *Table) apply(rev int64, events []Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, e := range events {
+	for i := range events {
+		e := &events[i]
 		switch e.Type {
 		case Deleted:
 			t.tree.Delete(e.Item)
 		default:
 			t.tree.ReplaceOrInsert(e.Item)
 		}
+		if t.index != nil {
+			t.index.apply(e)
+		}
 	}
 	t.rev = rev
 	if len(events) == 0 {
 		return // watchers of a quiet resource sleep on; they read rev when they have a use for it
 	}
+	t.touched = rev
+	t.dropRootsLocked()
 	t.log = append(t.log, events...)
 	t.trimLocked()
 	t.wakeLocked()
@@ -214,7 +228,8 @@ func (t *Table) reset(rev int64, items []*Item) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.tree, t.log, t.base = tree, nil, 0
-	t.dropped, t.rev = rev, rev
+	t.dropped, t.rev, t.touched = rev, rev, rev
+	t.index, t.roots = nil, nil
 	t.epoch++
 	t.wakeLocked()
 }

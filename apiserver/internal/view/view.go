@@ -11,6 +11,9 @@ import (
 
 // View is all tables of one API server. It is a feed.Sink.
 type View struct {
+	// Forms keeps what is made of items, for whoever reads.
+	Forms *Forms
+
 	mu     sync.RWMutex
 	tables map[string]*Table // by prefix; guarded by mu
 	rev    int64             // guarded by mu
@@ -21,10 +24,14 @@ type View struct {
 
 var _ feed.Sink = (*View)(nil)
 
+// formsLimit is how many bytes of other forms than the stored one are kept: pods in
+// protobuf are a third as long as what is stored.
+const formsLimit = 64 << 20
+
 // New returns an empty view. wait is how a reader waits until the feed has applied a
 // revision that etcd has committed.
 func New(wait func(ctx context.Context, rev int64) error) *View {
-	return &View{tables: map[string]*Table{}, wait: wait}
+	return &View{Forms: NewForms(formsLimit), tables: map[string]*Table{}, wait: wait}
 }
 
 // Table returns the view of the resource below prefix ("/rutter/registry/core/pods").
@@ -44,7 +51,7 @@ func (v *View) tableLocked(prefix string) *Table {
 	t, ok := v.tables[prefix]
 	if !ok {
 		t = newTable(prefix)
-		t.dropped, t.rev = v.rev, v.rev
+		t.dropped, t.rev, t.touched = v.rev, v.rev, v.rev
 		v.tables[prefix] = t
 	}
 	return t
@@ -94,6 +101,11 @@ func (v *View) Apply(batch feed.Batch) {
 	for _, t := range v.tables {
 		t.apply(batch.Rev, changes[t])
 	}
+	for _, events := range changes {
+		for i := range events {
+			v.Forms.forget(events[i].Prev)
+		}
+	}
 	v.rev = batch.Rev
 }
 
@@ -102,6 +114,9 @@ func (v *View) Apply(batch feed.Batch) {
 func (t *Table) event(e *feed.Entry, pending []Event) Event {
 	item := itemOf(e)
 	ev := Event{Rev: e.Rev, Item: item, Prev: t.previous(item.Key, pending)}
+	if ev.Prev != nil {
+		item.Key = ev.Prev.Key // one string for all versions, in the trees and in the index
+	}
 	switch {
 	case e.Type == feed.Deleted:
 		ev.Type = Deleted

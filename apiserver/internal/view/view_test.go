@@ -154,11 +154,27 @@ func TestQuietTablesMoveOnWithoutWaking(t *testing.T) {
 func TestWhatIsDerivedIsMadeOnceWhileUsed(t *testing.T) {
 	i := &Item{Object: []byte("x")}
 	made := 0
-	build := func() []byte { made++; return []byte("frame") }
-	a := i.Frame(build)
-	b := i.Frame(build)
+	build := func() ([]byte, error) { made++; return []byte("frame"), nil }
+	frame := func(form string) []byte {
+		bytes, err := i.Frame(form, build)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes
+	}
+	a := frame("json")
+	b := frame("json")
 	if made != 1 || &a[0] != &b[0] {
 		t.Errorf("made %d times", made)
+	}
+	if frame("proto"); made != 2 {
+		t.Errorf("made %d times for two forms", made)
+	}
+	if _, err := i.Frame("bad", func() ([]byte, error) { return nil, errors.New("no") }); err == nil {
+		t.Error("a frame that could not be made")
+	}
+	if i.Record(podShape) != i.Record(podShape) {
+		t.Error("a record was read twice")
 	}
 	runtime.KeepAlive(a)
 }

@@ -1,0 +1,58 @@
+package view
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rutter-project/rutter/apiserver/internal/feed"
+)
+
+func TestFormsKeepWhatIsWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1000 - formOverhead
+		f := NewForms(3000)
+		items := make([]*Item, 5)
+		for i := range items {
+			items[i] = &Item{Rev: int64(i)}
+			f.Put(items[i], "proto", i, size, time.Now())
+		}
+		kept := func() (n int) {
+			for i := range items {
+				if v, ok := f.Get(items[i], "proto", time.Now()); ok && v == i {
+					n++
+				}
+			}
+			return n
+		}
+		if n := kept(); n != 3 || f.Bytes() != 3000 {
+			t.Errorf("%d forms of %d bytes are kept, want 3 of 3000", n, f.Bytes())
+		}
+		if _, ok := f.Get(items[0], "rows", time.Now()); ok {
+			t.Error("a form was found that nobody made")
+		}
+		f.forget(items[1])
+		if n := kept(); n != 2 || f.Bytes() != 2000 {
+			t.Errorf("%d forms of %d bytes after one was forgotten, want 2 of 2000", n, f.Bytes())
+		}
+		f.Put(items[1], "rows", 1, 1000-formOverhead, time.Now())
+		time.Sleep(formsAge / 2)
+		f.Get(items[2], "proto", time.Now())
+		time.Sleep(formsAge/2 + 2*time.Second)
+		f.Put(items[4], "proto", 4, size, time.Now())
+		if n := kept(); n != 2 || f.Bytes() != 2000 { // the one asked for, and the new one
+			t.Errorf("%d forms of %d bytes are left when others got old, want 2 of 2000", n, f.Bytes())
+		}
+	})
+}
+
+func TestFormsOfOldVersionsAreForgotten(t *testing.T) {
+	v := New(nil)
+	apply(v, entry(1, feed.Created, "a"))
+	item, _ := v.Table(prefix).Get(prefix + "/n/a")
+	v.Forms.Put(item, "proto", "x", 1, time.Now())
+	apply(v, entry(2, feed.Modified, "a"))
+	if _, ok := v.Forms.Get(item, "proto", time.Now()); ok || v.Forms.Bytes() != 0 {
+		t.Errorf("%d bytes are kept of an object that has changed", v.Forms.Bytes())
+	}
+}

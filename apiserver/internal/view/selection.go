@@ -1,0 +1,142 @@
+package view
+
+import (
+	"slices"
+	"time"
+)
+
+// indexedFrom is from how many objects on an index is worth having.
+const indexedFrom = 256
+
+// Selective returns the present state, ready to be selected from. The first call builds
+// the index of the table, without holding up the feed. The past has no index: states of
+// it are made by the hundred, and seldom selected from.
+func (t *Table) Selective(shape *Shape) Snapshot {
+	if t.wantsIndex(shape) {
+		t.buildIndex(shape)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.snapshotLocked()
+	if t.index != nil && t.index.shape == shape {
+		s.index = t.index.clone()
+	}
+	return s
+}
+
+func (t *Table) wantsIndex(shape *Shape) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return !t.frozen && t.tree.Len() >= indexedFrom && (t.index == nil || t.index.shape != shape)
+}
+
+// buildIndex makes an index of a snapshot and then of what has happened since.
+func (t *Table) buildIndex(shape *Shape) {
+	t.indexing.Lock()
+	defer t.indexing.Unlock()
+	for t.wantsIndex(shape) { // else somebody else was faster
+		snap, cursor := t.SnapshotAndCursor()
+		x := newIndex(shape)
+		snap.tree.Ascend(func(i *Item) bool { x.replace(nil, i); return true })
+		t.installIndex(x, cursor)
+	}
+}
+
+// installIndex brings an index up to date and puts it in place, unless the table was reset
+// or the log has been trimmed under it.
+func (t *Table) installIndex(x *index, cursor *Cursor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if cursor.epoch != t.epoch || cursor.next < t.base {
+		return
+	}
+	for i := range t.log[cursor.next-t.base:] {
+		x.apply(&t.log[cursor.next-t.base+int64(i)])
+	}
+	t.index = x
+}
+
+// Select calls yield for every object that matches, whose key begins with prefix and is
+// not less than from, in key order, until yield returns false.
+func (s Snapshot) Select(prefix, from string, selector Selector, yield func(*Item) bool) {
+	matching := func(i *Item) bool { return !selector.Matches(i) || yield(i) }
+	if s.index == nil || selector.Empty() {
+		s.Ascend(prefix, from, matching)
+		return
+	}
+	keys, ok := s.index.narrow(selector, prefix, from, s.tree.Len()/scanFrom)
+	if !ok {
+		s.Ascend(prefix, from, matching)
+		return
+	}
+	for _, key := range keys {
+		if i, there := s.tree.Get(&Item{Key: key}); there && !matching(i) {
+			return
+		}
+	}
+}
+
+const (
+	// rootsKept and rootAge bound what is held for readers of pages: states that differ
+	// from the present one, for as long as a reader may take between two pages.
+	rootsKept = 4
+	rootAge   = time.Minute
+)
+
+// root is a state of the table, and the last revision at which it is known to be that.
+type root struct {
+	snap Snapshot
+	last int64
+	used time.Time
+}
+
+// At returns the state at exactly rev, if it is the present one or was retained.
+func (t *Table) At(rev int64) (Snapshot, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.touched <= rev && rev <= t.rev {
+		s := t.snapshotLocked()
+		s.Rev = rev
+		return s, true
+	}
+	for i := range t.roots {
+		if r := &t.roots[i]; r.snap.since <= rev && rev <= r.last {
+			r.used = time.Now()
+			s := r.snap
+			s.Rev = rev
+			return s, true
+		}
+	}
+	return Snapshot{}, false
+}
+
+// Retain keeps a state for a while, so that the next page of a list can be read from it.
+// It costs nothing until the table changes.
+func (t *Table) Retain(s Snapshot) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.frozen {
+		return
+	}
+	now := time.Now()
+	for i := range t.roots {
+		if r := &t.roots[i]; r.snap.since == s.since {
+			r.last, r.used = max(r.last, s.Rev), now
+			return
+		}
+	}
+	if len(t.roots) == rootsKept {
+		oldest := slices.MinFunc(t.roots, func(a, b root) int { return a.used.Compare(b.used) })
+		t.roots = slices.DeleteFunc(t.roots, func(r root) bool { return r.snap.since == oldest.snap.since })
+	}
+	t.roots = append(t.roots, root{snap: s, last: s.Rev, used: now})
+}
+
+// dropRootsLocked forgets states that nobody has read from lately.
+func (t *Table) dropRootsLocked() {
+	if len(t.roots) == 0 {
+		return
+	}
+	now := time.Now()
+	t.roots = slices.DeleteFunc(t.roots, func(r root) bool { return now.Sub(r.used) > rootAge })
+}
