@@ -38,6 +38,7 @@ type reconciler struct {
 	sets        cache.Indexer
 	pods        cache.Indexer
 	writes      *engine.Writes
+	events      *engine.Events
 }
 
 // New returns the controller. It reads Deployments, ReplicaSets and Pods; it owns
@@ -55,6 +56,7 @@ func New(client kubernetes.Interface, source engine.Source, log zerolog.Logger) 
 	r := &reconciler{client: client, deployments: appslisters.NewDeploymentLister(deployments.GetIndexer()),
 		sets: sets.GetIndexer(), pods: podInformer.GetIndexer()}
 	c := engine.NewController(r, workers, log)
+	r.events = c.Events(client, "deployment-controller")
 	var err error
 	if r.writes, err = engine.NewWrites(sets, c.Enqueue); err != nil {
 		return nil, err
@@ -258,9 +260,13 @@ func (r *reconciler) create(ctx context.Context, key string, d *appsv1.Deploymen
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil, nil
 	case err != nil:
+		r.events.Warning(kind, d, "ReplicaSetCreateError", "Failed to create new replica set %q: %v", rs.Name, err)
 		return nil, fmt.Errorf("create replica set %s: %w", rs.Name, err)
 	}
 	r.writes.Wrote(key, made)
+	if replicas > 0 {
+		r.scaled(d, rs.Name, 0, replicas)
+	}
 	return made, r.setRevision(ctx, d, made)
 }
 
@@ -335,7 +341,18 @@ func (r *reconciler) scale(ctx context.Context, key string, d *appsv1.Deployment
 		return fmt.Errorf("scale replica set %s to %d: %w", rs.Name, replicas, err)
 	}
 	r.writes.Wrote(key, made)
+	r.scaled(d, rs.Name, *rs.Spec.Replicas, replicas)
 	return nil
+}
+
+// scaled records that a ReplicaSet of a deployment was given another size.
+func (r *reconciler) scaled(d *appsv1.Deployment, set string, from, to int32) {
+	switch {
+	case from < to:
+		r.events.Normal(kind, d, "ScalingReplicaSet", "Scaled up replica set %s from %d to %d", set, from, to)
+	case from > to:
+		r.events.Normal(kind, d, "ScalingReplicaSet", "Scaled down replica set %s from %d to %d", set, from, to)
+	}
 }
 
 func (r *reconciler) cleanUp(ctx context.Context, d *appsv1.Deployment, old []*appsv1.ReplicaSet) error {

@@ -55,6 +55,7 @@ type Controller struct {
 	log        zerolog.Logger
 	queue      workqueue.TypedRateLimitingInterface[string]
 	synced     []cache.InformerSynced
+	events     []*Events
 
 	mu     sync.Mutex
 	causes map[string][]int64 // what woke each queued key; guarded by mu
@@ -127,6 +128,9 @@ func newest(causes []int64) []int64 { return causes[max(0, len(causes)-maxCauses
 // Run reconciles until the context ends.
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.queue.ShutDown()
+	for _, e := range c.events {
+		defer e.broadcaster.Shutdown()
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
 		return fmt.Errorf("%s: informers did not fill: %w", c.reconciler.Name(), context.Cause(ctx))
 	}

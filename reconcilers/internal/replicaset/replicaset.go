@@ -36,6 +36,7 @@ type reconciler struct {
 	sets   sets
 	pods   *pods.Owned
 	writes *engine.Writes
+	events *engine.Events
 }
 
 // New returns the controller. It reads ReplicaSets and Pods; it owns Pods and the
@@ -58,6 +59,7 @@ func newController(f flavour, client kubernetes.Interface, source engine.Source,
 	}
 	r := &reconciler{flavour: f, client: client, sets: sets, pods: owned}
 	c := engine.NewController(r, workers, log)
+	r.events = c.Events(client, f.component)
 	if r.writes, err = engine.NewWrites(podInformer, c.Enqueue); err != nil {
 		return nil, err
 	}
@@ -144,7 +146,7 @@ func (r *reconciler) scale(ctx context.Context, key string, rs *appsv1.ReplicaSe
 	case diff > 0:
 		return r.create(ctx, key, rs, min(diff, burst))
 	case diff < 0:
-		return r.remove(ctx, key, pods.ToDelete(active, min(-diff, burst), time.Now()))
+		return r.remove(ctx, rs, pods.ToDelete(active, min(-diff, burst), time.Now()))
 	}
 	return nil
 }
@@ -159,10 +161,15 @@ func (r *reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaS
 		for range size {
 			g.Go(func() error {
 				pod, err := r.client.CoreV1().Pods(rs.Namespace).Create(ctx, template.DeepCopy(), metav1.CreateOptions{})
-				if err != nil {
+				switch {
+				case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+					return err
+				case err != nil:
+					r.events.Warning(r.kind, rs, "FailedCreate", "Error creating: %v", err)
 					return fmt.Errorf("create pod of %s: %w", key, err)
 				}
 				r.writes.Wrote(key, pod)
+				r.events.Normal(r.kind, rs, "SuccessfulCreate", "Created pod: %s", pod.Name)
 				return nil
 			})
 		}
@@ -177,14 +184,19 @@ func (r *reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaS
 	return nil
 }
 
-func (r *reconciler) remove(ctx context.Context, key string, victims []*corev1.Pod) error {
+func (r *reconciler) remove(ctx context.Context, rs *appsv1.ReplicaSet, victims []*corev1.Pod) error {
 	var g errgroup.Group
 	for _, pod := range victims {
 		g.Go(func() error {
 			uid := pod.UID
 			err := r.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
-			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			gone := apierrors.IsNotFound(err) || apierrors.IsConflict(err)
+			if err != nil && !gone {
+				r.events.Warning(r.kind, rs, "FailedDelete", "Error deleting: %v", err)
 				return fmt.Errorf("delete pod %s: %w", pod.Name, err)
+			}
+			if !gone {
+				r.events.Normal(r.kind, rs, "SuccessfulDelete", "Deleted pod: %s", pod.Name)
 			}
 			r.pods.Deleting(pod)
 			return nil

@@ -27,15 +27,16 @@ type sets interface {
 
 // flavour is a kind that the controller serves.
 type flavour struct {
-	name string // of the controller
-	kind schema.GroupVersionKind
+	name      string // of the controller
+	component string // its name in Events
+	kind      schema.GroupVersionKind
 	// countsTerminating: the kind's status has a place for pods that are ending.
 	countsTerminating bool
 	open              func(kubernetes.Interface, engine.Source) (sets, cache.SharedIndexInformer)
 }
 
 var replicaSets = flavour{
-	name: "replicaset", kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), countsTerminating: true,
+	name: "replicaset", component: "replicaset-controller", kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), countsTerminating: true,
 	open: func(client kubernetes.Interface, source engine.Source) (sets, cache.SharedIndexInformer) {
 		informer := source.For(appsv1.SchemeGroupVersion.WithResource("replicasets"), &appsv1.ReplicaSet{})
 		return plainSets{client: client, lister: appslisters.NewReplicaSetLister(informer.GetIndexer())}, informer
@@ -43,7 +44,7 @@ var replicaSets = flavour{
 }
 
 var replicationControllers = flavour{
-	name: "replication-controller", kind: corev1.SchemeGroupVersion.WithKind("ReplicationController"),
+	name: "replication-controller", component: "replication-controller", kind: corev1.SchemeGroupVersion.WithKind("ReplicationController"),
 	open: func(client kubernetes.Interface, source engine.Source) (sets, cache.SharedIndexInformer) {
 		informer := source.For(corev1.SchemeGroupVersion.WithResource("replicationcontrollers"), &corev1.ReplicationController{})
 		return oldSets{client: client, lister: corelisters.NewReplicationControllerLister(informer.GetIndexer())}, informer
