@@ -29,6 +29,7 @@ import (
 	"github.com/rutter-project/rutter/reconcilers/internal/nodeipam"
 	"github.com/rutter-project/rutter/reconcilers/internal/nodelifecycle"
 	"github.com/rutter-project/rutter/reconcilers/internal/podgc"
+	"github.com/rutter-project/rutter/reconcilers/internal/protection"
 	"github.com/rutter-project/rutter/reconcilers/internal/quota"
 	"github.com/rutter-project/rutter/reconcilers/internal/replicaset"
 	"github.com/rutter-project/rutter/reconcilers/internal/rootca"
@@ -135,6 +136,9 @@ func New(cfg Config) (*Reconcilers, error) {
 		},
 		func(c Config) (*engine.Controller, error) {
 			return podgc.New(c.client("pod-gc"), c.FinishedPods, c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
+			return protection.New(c.client("storage-protection"), c.Source, c.Log)
 		},
 		quotas,
 		func(c Config) (*engine.Controller, error) {

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -54,6 +55,8 @@ var kinds = []kind{
 	{corev1.SchemeGroupVersion.WithResource("replicationcontrollers"), "ReplicationController", true, func() runtime.Object { return &corev1.ReplicationController{} }},
 	{corev1.SchemeGroupVersion.WithResource("resourcequotas"), "ResourceQuota", true, func() runtime.Object { return &corev1.ResourceQuota{} }},
 	{corev1.SchemeGroupVersion.WithResource("persistentvolumeclaims"), "PersistentVolumeClaim", true, func() runtime.Object { return &corev1.PersistentVolumeClaim{} }},
+	{corev1.SchemeGroupVersion.WithResource("persistentvolumes"), "PersistentVolume", false, func() runtime.Object { return &corev1.PersistentVolume{} }},
+	{storagev1.SchemeGroupVersion.WithResource("volumeattributesclasses"), "VolumeAttributesClass", false, func() runtime.Object { return &storagev1.VolumeAttributesClass{} }},
 	{appsv1.SchemeGroupVersion.WithResource("deployments"), "Deployment", true, func() runtime.Object { return &appsv1.Deployment{} }},
 	{appsv1.SchemeGroupVersion.WithResource("replicasets"), "ReplicaSet", true, func() runtime.Object { return &appsv1.ReplicaSet{} }},
 	{discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), "EndpointSlice", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
