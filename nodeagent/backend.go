@@ -95,11 +95,6 @@ func (b *backend) running(uid, container string) (*podwork.Worker, podwork.Conta
 	return w, c, nil
 }
 
-// firstLine is how long after a container's start its log is given to begin. A pod is told
-// to run so soon that whoever waits for that and then reads the log, as scripts written for
-// slower agents do, would read nothing.
-const firstLine = time.Second
-
 // Logs implements kubeletapi.Backend.
 func (b *backend) Logs(ctx context.Context, r kubeletapi.LogRequest, out io.Writer) error {
 	w := b.registry.byName(r.Namespace, r.Pod)
@@ -127,13 +122,8 @@ func (b *backend) Logs(ctx context.Context, r kubeletapi.LogRequest, out io.Writ
 		}
 		return logfile.Read(ctx, c.Previous, opts, out)
 	}
-	pump := w.Pump(c.ID) // nil once the output is complete
-	switch {
-	case pump == nil:
-	case r.Follow:
-		opts.Pump = pump
-	default:
-		pump.AwaitFirst(ctx, c.StartedAt.Add(firstLine))
+	if r.Follow {
+		opts.Pump = w.Pump(c.ID) // nil once the output is complete
 	}
 	return logfile.Read(ctx, c.Log, opts, out)
 }

@@ -55,7 +55,7 @@ func TestVolumesAndEnvironment(t *testing.T) {
 	c.EnvFrom = []corev1.EnvFromSource{{Prefix: "X_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}
 	n.create(p)
 	n.await(p, "ran", ready)
-	require.Eventually(t, func() bool { return strings.Contains(n.logs(p, ""), "# Written by") }, 5*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(n.logs(p, ""), "# Kubernetes-managed hosts file") }, 5*time.Second, 20*time.Millisecond)
 	out := n.logs(p, "")
 	for _, want := range []string{
 		"PLAIN=a\n", "COMBINED=a-$(COLOR)-$(PLAIN)\n", "POD=full\n", "IP=127.0.0.1\n", "PASSWORD=hidden\n", "MEMORY=67108864\n", "X_color=red\n",

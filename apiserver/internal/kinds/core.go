@@ -60,7 +60,7 @@ func (c Config) nodesAndPods(b *builder) {
 		return
 	}
 	b.r["nodes"], b.r["nodes/status"], b.r["nodes/proxy"] = node.Node, node.Status, node.Proxy
-	pod, err := podstore.NewStorage(c.Storage, node.KubeletConnectionInfo, transport, c.Client.PolicyV1(), c.Authorizer)
+	pod, err := podstore.NewStorage(c.Storage, separateEnds{node.KubeletConnectionInfo}, transport, c.Client.PolicyV1(), c.Authorizer)
 	if !b.keep(err) {
 		return
 	}

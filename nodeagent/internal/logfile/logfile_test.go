@@ -288,30 +288,6 @@ func TestFollowThroughRotation(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-func TestAwaitFirst(t *testing.T) {
-	never := time.Now().Add(time.Hour)
-	b := newBench(t)
-	p, _, finish := b.run(wide)
-	p.AwaitFirst(t.Context(), time.Now().Add(-time.Second)) // the time is over
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	p.AwaitFirst(ended, never)
-	waited := make(chan string)
-	go func() {
-		p.AwaitFirst(context.Background(), never)
-		waited <- b.text(Options{Tail: -1})
-	}()
-	b.write(b.out, "alive\n")
-	require.Equal(t, "alive\n", <-waited)
-	p.AwaitFirst(t.Context(), never) // something is there
-	finish()
-
-	silent := newBench(t)
-	p, _, finish = silent.run(wide)
-	go finish()
-	p.AwaitFirst(t.Context(), never) // nothing more can come
-}
-
 func TestListen(t *testing.T) {
 	b := newBench(t)
 	p, _, finish := b.run(wide)

@@ -65,22 +65,6 @@ func Read(ctx context.Context, log string, o Options, w io.Writer) error {
 	return nil
 }
 
-// AwaitFirst returns when the log holds something, when nothing more can come, or at until.
-func (p *Pump) AwaitFirst(ctx context.Context, until time.Time) {
-	progress, _ := p.progress()
-	if info, err := os.Stat(p.files.Log); err == nil && info.Size() > 0 || !time.Now().Before(until) {
-		return
-	}
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	select {
-	case <-progress:
-	case <-p.done:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
 var errLimit = errors.New("byte limit reached")
 
 func endOf(err error) error {

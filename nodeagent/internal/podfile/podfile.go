@@ -48,7 +48,7 @@ func Hostname(pod *corev1.Pod, domain string) (short, full string) {
 // Hosts is the content of /etc/hosts of a pod with its own network.
 func Hosts(pod *corev1.Pod, ips []string, domain string) string {
 	var b strings.Builder
-	b.WriteString("# Written by the node agent\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+	b.WriteString("# Kubernetes-managed hosts file. Written by the node agent.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 	short, full := Hostname(pod, domain)
 	for _, ip := range ips {
