@@ -7,29 +7,26 @@
 // AES-256-GCM and bound to its key in etcd. Annotations and managed fields are only
 // inside: the last-applied annotation repeats the values, and managed fields the names of
 // their keys.
+//
+// A key file holds the present key and those that were before it, so that the key can be
+// changed while what the others sealed, in etcd and in the history, still opens.
 package seal
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 )
 
-// KeySize is the length of a key file in bytes: AES-256.
-const KeySize = 32
-
-// ErrTampered says that a sealed object was changed, moved to another key, or sealed
-// with another key file.
-var ErrTampered = errors.New("sealed object does not open: altered, moved, or sealed with another key")
+// ErrTampered says that a sealed object was changed, or moved to another key in etcd, or
+// sealed with a key that the key file does not hold.
+var ErrTampered = errors.New("sealed object does not open: altered, moved, or sealed with a key that the key file does not hold")
 
 // visible is the metadata that others act upon. Annotations are not among it, with one
 // exception below.
@@ -42,53 +39,51 @@ var visible = []string{
 // by it and needs nothing else of it.
 var visibleAnnotations = []string{"kubernetes.io/service-account.name", "kubernetes.io/service-account.uid"}
 
-// Sealer seals and opens with one key. It is safe for concurrent use.
-type Sealer struct{ aead cipher.AEAD }
+// Sealer seals with the present key of a key file and opens with any of its keys. It is
+// safe for concurrent use.
+type Sealer struct {
+	path string
 
-// New returns a sealer for a key of KeySize bytes.
-func New(key []byte) (*Sealer, error) {
-	if len(key) != KeySize {
-		return nil, fmt.Errorf("sealing key has %d bytes, want %d", len(key), KeySize)
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	return &Sealer{aead: aead}, nil
+	mu   sync.Mutex
+	held *keyring    // guarded by mu
+	read os.FileInfo // of the file when held was read; guarded by mu
 }
 
 // Load reads the key file, or makes one (0600) if there is none yet.
 func Load(path string) (*Sealer, error) {
-	key, err := os.ReadFile(path)
+	s := &Sealer{path: path}
+	_, err := s.keys()
 	if errors.Is(err, fs.ErrNotExist) {
-		key, err = create(path)
+		if err = write(path, newKey()); err == nil {
+			_, err = s.keys()
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("sealing key: %w", err)
 	}
-	return New(key)
+	return s, nil
 }
 
-// create writes a new key so that a crash leaves either no file or a whole one.
-func create(path string) ([]byte, error) {
-	key := make([]byte, KeySize)
-	if _, err := rand.Read(key); err != nil {
+// keys are those that the file holds now. It costs one stat while the file stays the same.
+// A file that can't be read any more leaves the keys that were.
+func (s *Sealer) keys() (*keyring, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, err := os.Stat(s.path)
+	if err == nil && s.held != nil && os.SameFile(info, s.read) && info.ModTime().Equal(s.read.ModTime()) {
+		return s.held, nil
+	}
+	var read *keyring
+	if err == nil {
+		read, err = readKeys(s.path)
+	}
+	switch {
+	case err == nil:
+		s.held, s.read = read, info
+	case s.held == nil:
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".seal-*")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(key)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	return key, os.Rename(f.Name(), path)
+	return s.held, nil
 }
 
 // outside is what a sealed object shows.
@@ -109,11 +104,11 @@ func (s *Sealer) Seal(key string, object []byte) ([]byte, error) {
 	if err := o.hide(); err != nil {
 		return nil, fmt.Errorf("annotations of the object at %s: %w", key, err)
 	}
-	nonce := make([]byte, s.aead.NonceSize(), s.aead.NonceSize()+len(object)+s.aead.Overhead())
-	if _, err := rand.Read(nonce); err != nil {
+	keys, err := s.keys()
+	if err != nil {
 		return nil, err
 	}
-	o.Sealed = base64.StdEncoding.EncodeToString(s.aead.Seal(nonce, nonce, object, []byte(key)))
+	o.Sealed = keys.present().seal(key, object)
 	return json.Marshal(o)
 }
 
@@ -143,8 +138,8 @@ func (o *outside) hide() error {
 	return err
 }
 
-// Open returns the object that was sealed at key. Bytes that were never sealed are
-// returned as they are and called stale, so that a cluster can begin to seal.
+// Open returns the object that was sealed at key. What was sealed with a former key, or
+// never, is called stale: the next write seals it with the present one.
 func (s *Sealer) Open(key string, object []byte) (plain []byte, stale bool, err error) {
 	var o outside
 	if err := json.Unmarshal(object, &o); err != nil {
@@ -153,14 +148,30 @@ func (s *Sealer) Open(key string, object []byte) (plain []byte, stale bool, err 
 	if o.Sealed == "" {
 		return object, true, nil
 	}
-	box, err := base64.StdEncoding.DecodeString(o.Sealed)
-	if err != nil || len(box) < s.aead.NonceSize() {
-		return nil, false, fmt.Errorf("object at %s: %w", key, ErrTampered)
-	}
-	n := s.aead.NonceSize()
-	plain, err = s.aead.Open(nil, box[:n], box[n:], []byte(key))
+	keys, err := s.keys()
 	if err != nil {
-		return nil, false, fmt.Errorf("object at %s: %w", key, ErrTampered)
+		return nil, false, err
 	}
-	return plain, false, nil
+	plain, by, err := keys.open(key, o.Sealed)
+	if err != nil {
+		return nil, false, fmt.Errorf("object at %s: %w", key, err)
+	}
+	return plain, by != keys.present(), nil
+}
+
+// KeyOf names the key that an object was sealed with, as far as the object itself tells:
+// Unnamed for one that was sealed before keys had names, NotSealed for one that was not.
+func KeyOf(object []byte) (string, error) {
+	var o outside
+	if err := json.Unmarshal(object, &o); err != nil {
+		return "", err
+	}
+	if o.Sealed == "" {
+		return NotSealed, nil
+	}
+	name, _, named := strings.Cut(o.Sealed, nameEnd)
+	if !named {
+		return Unnamed, nil
+	}
+	return name, nil
 }

@@ -94,11 +94,118 @@ func TestLoadKeepsTheKeyPrivate(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	s, err := New(make([]byte, KeySize))
+	path := filepath.Join(f.TempDir(), "key")
+	s, err := Load(path)
 	if err != nil {
 		f.Fatal(err)
 	}
+	box, err := s.Seal("/k", []byte(secret))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(box)
 	f.Add([]byte(secret))
 	f.Add([]byte(`{"sealed":"!"}`))
 	f.Fuzz(func(t *testing.T, object []byte) { _, _, _ = s.Open("/k", object) })
+}
+
+func mustSeal(t *testing.T, s *Sealer) []byte {
+	t.Helper()
+	box, err := s.Seal("/k", []byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return box
+}
+
+// TestRotation: a loaded sealer takes a new key up by itself; what former keys sealed opens
+// and is stale until the key is forgotten.
+func TestRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	s, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := mustSeal(t, s)
+	fresh, err := Rotate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := Names(path)
+	if err != nil || len(names) != 2 || names[0] != fresh {
+		t.Fatalf("Names = %v, %v; want %s and one more", names, err, fresh)
+	}
+	for name, tc := range map[string]struct {
+		box   []byte
+		stale bool
+		key   string
+	}{
+		"former key":           {old, true, names[1]},
+		"former key, unnamed":  {bytes.Replace(old, []byte(names[1]+nameEnd), nil, 1), true, Unnamed},
+		"present key":          {mustSeal(t, s), false, fresh},
+		"present key, unnamed": {bytes.Replace(mustSeal(t, s), []byte(fresh+nameEnd), nil, 1), false, Unnamed},
+	} {
+		plain, stale, err := s.Open("/k", tc.box)
+		if err != nil || string(plain) != secret || stale != tc.stale {
+			t.Errorf("%s: Open = %s, stale %v, %v", name, plain, stale, err)
+		}
+		if key, err := KeyOf(tc.box); err != nil || key != tc.key {
+			t.Errorf("%s: KeyOf = %q, %v; want %q", name, key, err, tc.key)
+		}
+	}
+	if key, err := KeyOf([]byte(secret)); err != nil || key != NotSealed {
+		t.Errorf("KeyOf a plain object = %q, %v", key, err)
+	}
+
+	if err := Forget(path, fresh); !errors.Is(err, ErrPresentKey) {
+		t.Errorf("Forget the present key: %v", err)
+	}
+	if err := Forget(path, "none"); err == nil {
+		t.Error("a key that is not there was forgotten")
+	}
+	if err := Forget(path, names[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Open("/k", old); !errors.Is(err, ErrTampered) || !strings.Contains(err.Error(), names[1]) {
+		t.Errorf("Open with a forgotten key = %v; want an error that names it", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key file: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestBadFileKeepsTheKeys: a running server goes on with what it has.
+func TestBadFileKeepsTheKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	s, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := mustSeal(t, s)
+	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, stale, err := s.Open("/k", box); err != nil || stale {
+		t.Fatalf("after a bad write: stale %v, %v", stale, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	mustSeal(t, s)
+}
+
+func BenchmarkSealAndOpen(b *testing.B) {
+	s, err := Load(filepath.Join(b.TempDir(), "key"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		box, err := s.Seal("/k", []byte(secret))
+		if err == nil {
+			_, _, err = s.Open("/k", box)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -167,7 +167,7 @@ func (c *Cluster) newAPI() error {
 	cfg := apiserver.DefaultConfig()
 	cfg.Listen = fmt.Sprintf(":%d", c.cfg.APIPort)
 	cfg.Advertise = c.cfg.Address
-	cfg.SealFile = filepath.Join(c.cfg.pkiDir(), "seal.key")
+	cfg.SealFile = c.cfg.SealFile()
 	cfg.Etcd, cfg.PKI, cfg.Log = c.etcd.Client(), c.ca, c.log
 	cfg.Access = c.cfg.Access
 	cfg.Bus, cfg.RecoverBus = c.bus, c.busd.Recover

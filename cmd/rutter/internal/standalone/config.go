@@ -70,6 +70,9 @@ func (c Config) Validate() error {
 	return c.Access.Validate()
 }
 
+// SealFile holds the keys that Secrets are sealed with.
+func (c Config) SealFile() string { return filepath.Join(c.pkiDir(), "seal.key") }
+
 func (c Config) pkiDir() string        { return filepath.Join(c.DataDir, "pki") }
 func (c Config) etcdDir() string       { return filepath.Join(c.DataDir, "etcd") }
 func (c Config) busDir() string        { return filepath.Join(c.DataDir, "bus") }
