@@ -11,8 +11,12 @@ import (
 	"github.com/rutter-project/rutter/integration/images"
 )
 
-// image is the reference of the test image, with the tags v1 and v2.
-var image string
+var (
+	// image is the reference of the test image, with the tags v1 and v2.
+	image string
+	// registry serves it and what tests add.
+	registry *images.Registry
+)
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -26,7 +30,7 @@ func run(m *testing.M) int {
 	if err != nil {
 		panic(err)
 	}
-	registry, err := images.Serve("", "")
+	registry, err = images.Serve("", "")
 	if err != nil {
 		panic(err)
 	}
