@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/rutter-project/rutter/reconcilers/internal/aggregation"
+	"github.com/rutter-project/rutter/reconcilers/internal/bootstraptoken"
 	"github.com/rutter-project/rutter/reconcilers/internal/certificates"
 	"github.com/rutter-project/rutter/reconcilers/internal/deployment"
 	"github.com/rutter-project/rutter/reconcilers/internal/endpoints"
@@ -139,6 +140,9 @@ func New(cfg Config) (*Reconcilers, error) {
 		},
 		func(c Config) (*engine.Controller, error) {
 			return protection.New(c.client("storage-protection"), c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
+			return bootstraptoken.New(c.client("bootstrap-token"), c.Source, c.Log)
 		},
 		quotas,
 		func(c Config) (*engine.Controller, error) {
