@@ -8,6 +8,7 @@ package nodelifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -26,6 +28,7 @@ import (
 
 	"github.com/rutter-project/rutter/reconcilers/internal/engine"
 	"github.com/rutter-project/rutter/reconcilers/internal/pods"
+	"github.com/rutter-project/rutter/schemas"
 )
 
 const (
@@ -35,12 +38,15 @@ const (
 	GracePeriod = 50 * time.Second
 )
 
+var podKind = corev1.SchemeGroupVersion.WithKind("Pod")
+
 type reconciler struct {
 	client kubernetes.Interface
 	nodes  corelisters.NodeLister
 	leases coordinationlisters.LeaseLister
 	pods   cache.Indexer
 	grace  time.Duration
+	events *engine.Events
 
 	mu   sync.Mutex
 	seen map[string]heartbeat // by node; guarded by mu
@@ -65,6 +71,7 @@ func New(client kubernetes.Interface, grace time.Duration, source engine.Source,
 	r := &reconciler{client: client, nodes: corelisters.NewNodeLister(nodes.GetIndexer()),
 		leases: coordinationlisters.NewLeaseLister(leases.GetIndexer()), pods: podInformer.GetIndexer(), grace: grace, seen: map[string]heartbeat{}}
 	c := engine.NewController(r, workers, log)
+	r.events = c.Events(client, "taint-eviction-controller")
 	if err := c.Watch(nodes, r.nodeChanged); err != nil {
 		return nil, err
 	}
@@ -231,12 +238,36 @@ func (r *reconciler) evict(ctx context.Context, n *corev1.Node) (time.Duration, 
 				next = wait
 			}
 		default:
-			uid := p.UID
-			err := r.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
-			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				return 0, fmt.Errorf("evict pod %s/%s: %w", p.Namespace, p.Name, err)
+			if err := r.remove(ctx, n, p); err != nil {
+				return 0, err
 			}
 		}
 	}
 	return next, nil
+}
+
+// remove deletes a pod from a node that it does not tolerate. The time that was up names
+// no cause, so the node as it is, with its taint, is one. The pod's condition says first,
+// to whoever counts failures, that it is not the pod's fault (KEP-3329).
+func (r *reconciler) remove(ctx context.Context, n *corev1.Node, p *corev1.Pod) error {
+	ctx = schemas.WithCause(ctx, append(schemas.CauseOf(ctx), engine.Revision(n))...)
+	disrupted, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": p.UID},
+		"status": map[string]any{"conditions": []corev1.PodCondition{{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+			Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
+		}}},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = r.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, disrupted, metav1.PatchOptions{}, "status")
+	if err == nil {
+		r.events.Normal(podKind, p, "TaintManagerEviction", "Marking for deletion Pod %s/%s", p.Namespace, p.Name)
+		err = r.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}})
+	}
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("evict pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	return nil
 }

@@ -158,6 +158,17 @@ func TestSilentNodeIsMarkedTaintedAndEmptied(t *testing.T) {
 		synctest.Wait()
 		require.True(t, ending("later"))
 		require.False(t, ending("never"))
+		for _, name := range []string{"now", "later"} {
+			conditions := fakeapi.Get[*corev1.Pod](s, "default", name).Status.Conditions
+			require.Len(t, conditions, 1)
+			require.Equal(t, "DeletionByTaintManager", conditions[0].Reason)
+		}
+		tainted := fakeapi.Get[*corev1.Node](s, "", "n").ResourceVersion
+		for _, w := range s.Writes() {
+			if w.Resource == "pods" {
+				require.Contains(t, w.Cause, tainted, "%s of %s names the node that was lost", w.Verb, w.Name)
+			}
+		}
 		n := fakeapi.Get[*corev1.Node](s, "", "n")
 		n.Status = node(corev1.ConditionTrue).Status
 		fakeapi.Put(s, n)
