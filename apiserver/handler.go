@@ -96,7 +96,7 @@ func (s *Server) authentication(ctx context.Context, publicKey any) (authenticat
 		}
 		return &authenticator.Response{Audiences: audiences, User: loopbackUser}, true, nil
 	}))
-	return union.New(lenient{loopback}, others), nil
+	return newCertificates(union.New(lenient{loopback}, others)), nil
 }
 
 // lenient passes on credentials that are not the loopback's: bearertoken calls a token

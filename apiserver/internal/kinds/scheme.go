@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"bytes"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -72,9 +73,41 @@ func StorageCodec(gr schema.GroupResource, example runtime.Object) (runtime.Code
 	if err != nil {
 		return nil, schema.GroupVersion{}, fmt.Errorf("storage version of %s: %w", gr, err)
 	}
-	plain := json.NewSerializerWithOptions(json.DefaultMetaFactory, legacyscheme.Scheme, legacyscheme.Scheme, json.SerializerOptions{})
+	plain := json.NewSerializerWithOptions(storedMeta{}, legacyscheme.Scheme, legacyscheme.Scheme, json.SerializerOptions{})
 	s := legacyscheme.Scheme
 	return versioning.NewCodec(plain, plain, defaultingConvertor{runtime.UnsafeObjectConvertor(s)}, s, s, s, storage, hub, s.Name()), storage, nil
+}
+
+// storedMeta finds kind and apiVersion at the head of a stored object, where they are,
+// without reading the rest.
+type storedMeta struct{}
+
+const (
+	kindFirst    = `{"kind":"`
+	thenVersion  = `","apiVersion":"`
+	noPlainNames = "\\\"{}[]" // in a name, they mean that the layout is another
+)
+
+// Interpret implements json.MetaFactory.
+func (storedMeta) Interpret(data []byte) (*schema.GroupVersionKind, error) {
+	rest, ok := bytes.CutPrefix(data, []byte(kindFirst))
+	if !ok {
+		return json.DefaultMetaFactory.Interpret(data)
+	}
+	kind, rest, ok := bytes.Cut(rest, []byte(thenVersion))
+	if !ok || bytes.ContainsAny(kind, noPlainNames) {
+		return json.DefaultMetaFactory.Interpret(data)
+	}
+	version, _, ok := bytes.Cut(rest, []byte(`"`))
+	if !ok || bytes.ContainsAny(version, noPlainNames) {
+		return json.DefaultMetaFactory.Interpret(data)
+	}
+	gv, err := schema.ParseGroupVersion(string(version))
+	if err != nil {
+		return nil, err
+	}
+	gvk := gv.WithKind(string(kind))
+	return &gvk, nil
 }
 
 // defaultingConvertor sets defaults in what it converts. Upstream does so whenever an

@@ -246,7 +246,7 @@ func (s *Store) initialState(ctx context.Context, key string, cached runtime.Obj
 	if item, ok := s.table.Get(key); ok {
 		object, stale, err := s.open(key, item.Object)
 		if err == nil {
-			obj, err := s.decode(object, item.Rev)
+			obj, err := item.Decoded(s, s.decoder(key)) // shared with readers: change works on a copy
 			if err == nil {
 				return state{obj: obj, object: object, rev: item.Rev, stale: stale}, nil
 			}
