@@ -178,6 +178,11 @@ func (p *plain) formOf(req *http.Request, verb string, query url.Values) (form, 
 	if wantsPlainJSON(req) {
 		return inJSON{jsonWhole{p}}, !query.Has("includeObject")
 	}
+	switch mediaType(req.Header.Get("Accept")) {
+	case jsonType, protobufType, "*/*":
+	default:
+		return nil, false // routes know which of the rest upstream takes
+	}
 	media, ok := negotiation.NegotiateMediaTypeOptions(req.Header.Get("Accept"), kinds.Codecs().SupportedMediaTypes(), p)
 	if !ok || isPretty(req) || media.Pretty || isWebSocket(req) {
 		return nil, false
