@@ -220,6 +220,7 @@ func TestPast(t *testing.T) {
 	t.Run("watch tells the state and is quiet", func(t *testing.T) { p.quietWatch(t, ns, then) })
 	t.Run("replay tells what came", func(t *testing.T) { p.replays(t, ns, then, deleted) })
 	t.Run("events", func(t *testing.T) { p.events(t, ns, then, deleted) })
+	t.Run("marks", func(t *testing.T) { p.marks(t, ns, then) })
 	t.Run("custom", p.customResources)
 	t.Run("status", func(t *testing.T) { p.status(t, then) })
 }
@@ -514,6 +515,35 @@ func (p *past) sse(t *testing.T, ns string, deleted int64) {
 	}
 }
 
+// marks are names for revisions, kept in a ConfigMap.
+func (p *past) marks(t *testing.T, ns string, then int64) {
+	marks := configMap(schemas.Marks.Name, nil)
+	marks.Data = map[string]string{"before": fmt.Sprint("rev-", then), "first-of-all": "rev-1", "odd": "yesterday"}
+	_, err := p.client.CoreV1().ConfigMaps(schemas.Marks.Namespace).Create(t.Context(), marks, metav1.CreateOptions{})
+	require.NoError(t, err)
+	path := "/api/v1/namespaces/" + ns + "/configmaps"
+	a := p.send(t, http.MethodGet, "/at/before"+path, "") // at once
+	require.Equal(t, http.StatusOK, a.status, "%s", a.body)
+	require.Equal(t, string(p.send(t, http.MethodGet, fmt.Sprintf("/at/rev-%d%s", then, path), "").body), string(a.body))
+	require.Equal(t, http.StatusOK, p.send(t, http.MethodGet, "/at/before..now,speed=max"+path, "").status)
+	require.EqualValues(t, then, p.send(t, http.MethodGet, "/history/instant?at=before", "").object(t)["revision"])
+	require.Equal(t, http.StatusOK, p.send(t, http.MethodGet, "/history/events?since=before&until=before", "").status)
+	for name, tc := range map[string]struct {
+		code int
+		want string
+	}{
+		"behind":       {http.StatusBadRequest, `instant "behind" is not valid: no mark has this name; and it is none of: rev-N`},
+		"odd":          {http.StatusBadRequest, `instant "odd" is not valid: the mark of this name stands for "yesterday": not the revision of a mark`},
+		"first-of-all": {http.StatusGone, `instant "first-of-all" is no longer held; the oldest instant held is rev-`},
+	} {
+		a := p.send(t, http.MethodGet, "/at/"+name+path, "")
+		require.Equal(t, tc.code, a.status, name)
+		require.Contains(t, a.apiStatus(t).Message, tc.want, name)
+	}
+	recording := opened(t, p.record(t, then, p.revision(t)))
+	require.Equal(t, string(a.body), string(send(t, recording, http.MethodGet, "/at/before"+path, "").body), "a bundle has the marks")
+}
+
 // customResources looks at an object whose definition has gone, and at its table.
 func (p *past) customResources(t *testing.T) {
 	before := p.revision(t)
@@ -556,7 +586,7 @@ func (p *past) status(t *testing.T, then int64) {
 	at := a.object(t)["time"].(string)
 	a = p.send(t, http.MethodGet, "/history/instant?at="+url.QueryEscape(at), "")
 	require.EqualValues(t, then, a.object(t)["revision"], "the time of a revision means it: %s", a.body)
-	a = p.send(t, http.MethodGet, "/history/instant?at=soon", "")
+	a = p.send(t, http.MethodGet, "/history/instant?at=noon", "")
 	require.Equal(t, http.StatusBadRequest, a.status)
 	require.Contains(t, a.apiStatus(t).Message, `parameter "at"`)
 }

@@ -80,6 +80,15 @@ func TestCommandsOfThePast(t *testing.T) {
 		found := c.operator(0, "bisect", "--good", good, "--", "sh", "-c", kubectl+" -n shop get deploy web -o jsonpath={.spec.replicas} | grep -q 3")
 		want(t, found, "is the first bad revision.", "shop deployments.apps/web by admin (kubectl", "~ spec.replicas: 3 → 0")
 	})
+	t.Run("mark", func(t *testing.T) {
+		c.operator(0, "mark", "before-scale", "--at", good)
+		want(t, c.operator(0, "mark", "list"), "before-scale  "+strings.TrimPrefix(good, "rev-")+"  ")
+		want(t, c.must("before-scale", "-n", "shop", "get", "pods"), pod)
+		want(t, c.operator(1, "diff", "--from", "before-scale", "-n", "shop", "deploy"), "~ spec.replicas: 3 → 0")
+		want(t, c.operator(0, "log", "cm/rutter-marks", "-n", "kube-system"), "admin (rutter-mark)")
+		c.operator(0, "mark", "delete", "before-scale")
+		want(t, c.operator(2, "diff", "--from", "before-scale"), "no mark has this name")
+	})
 	t.Run("history status", func(t *testing.T) {
 		want(t, c.operator(0, "history", "status"), "Oldest     rev-", "Gaps       none")
 	})

@@ -42,7 +42,7 @@ Exit code 0: interrupted. 2: it could not be done.`,
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
 	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only this namespace")
-	c.Flags().StringVar(&f.since, "since", "", "begin in the past if there is no position yet: "+past.Forms)
+	c.Flags().StringVar(&f.since, "since", "", "begin in the past if there is no position yet: "+past.TimeForms)
 	c.Flags().StringVar(&f.state, "state", "", "file for the position (default: otlp.position in the data directory)")
 	c.Flags().StringArrayVar(&f.headers, "header", nil, "send with every request, NAME=VALUE")
 	return c

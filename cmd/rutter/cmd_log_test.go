@@ -15,7 +15,7 @@ func TestLog(t *testing.T) {
 		"unknown":  {args: []string{"log", "gadget/x"}, code: exitFailed, stderr: "rutter: the server has no resource \"gadget\"; see `kubectl api-resources`\n"},
 		"context":  {args: []string{"log", "pod/x", "--context", "nope"}, code: exitFailed, stderr: "rutter: kubeconfig: context \"nope\" does not exist\n"},
 		"in-form":  {args: []string{"log", "pod/x", "-o", "xml"}, code: exitFailed, stderr: "rutter: --output \"xml\": want table, ndjson, json, cloudevents, diff\n"},
-		"no-time":  {args: []string{"log", "pod/web-1-a", "--until", "noon"}, code: exitFailed, stderr: "rutter: --until \"noon\" is no instant; want a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, or rev-N\n"},
+		"no-time":  {args: []string{"log", "pod/web-1-a", "--until", "noon"}, code: exitFailed, stderr: "rutter: --until \"noon\" is no instant; want a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, rev-N, or a mark\n"},
 		"not-held": {args: []string{"log", "pod/web-1-a", "--until", "rev-99"}, code: exitFailed, stderr: "rutter: --until rev-99: instant \"rev-99\" is not held; the oldest instant held is rev-5\n"},
 	})
 }

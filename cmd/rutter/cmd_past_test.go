@@ -9,7 +9,7 @@ import (
 const (
 	nowIsStderr  = "--at now is rev-40 (2026-01-02T15:04:40.000Z)\n"
 	toNowStderr  = "--to now is rev-40 (2026-01-02T15:04:40.000Z)\n"
-	formsInError = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, or rev-N"
+	formsInError = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, rev-N, or a mark"
 )
 
 func TestDiff(t *testing.T) {

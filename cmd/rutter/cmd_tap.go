@@ -57,7 +57,7 @@ done.`,
 	c.Flags().StringSliceVar(&f.types, "type", nil, "only changes of these types: ADDED, MODIFIED, DELETED")
 	c.Flags().StringVar(&f.user, "user", "", "only changes by this user")
 	c.Flags().StringVar(&f.manager, "manager", "", "only changes by this field manager")
-	c.Flags().StringVar(&f.since, "since", "", "begin in the past: "+past.Forms)
+	c.Flags().StringVar(&f.since, "since", "", "begin in the past: "+past.TimeForms)
 	c.Flags().IntVar(&f.limit, "limit", 0, "end after so many changes; 0 for none")
 	c.Flags().DurationVar(&f.timeout, "timeout", 0, "end after this time; 0 for never")
 	outputFlag(c, &f.output)
@@ -201,6 +201,9 @@ func parseSince(since string, now time.Time, opts *bus.TapOptions) error {
 	at, err := past.ParseInstant(since, now)
 	if err != nil {
 		return fmt.Errorf("--since %w", err)
+	}
+	if at.Mark {
+		return fmt.Errorf("--since %q: the bus knows no marks; give the revision that `rutter mark list` shows", since)
 	}
 	opts.SinceRev, opts.Since = at.Rev, at.At
 	return nil

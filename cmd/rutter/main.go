@@ -70,7 +70,11 @@ func newRoot() *cobra.Command {
 	cfg := standalone.DefaultConfig()
 	root.PersistentFlags().StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "where the cluster keeps its state")
 	root.PersistentFlags().StringVar(&cfg.RunDir, "run-dir", cfg.RunDir, "where the cluster keeps sockets and namespaces")
-	root.AddCommand(newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newExport(&cfg), newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newAt(&cfg), newBisect(&cfg), newHistory(&cfg), newBundle(&cfg), newOpen(), newRestore(&cfg), newVerify(&cfg), newSeal(&cfg), newVersion())
+	root.AddCommand(
+		newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newExport(&cfg), newVerify(&cfg), newSeal(&cfg), newVersion(),
+		newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newAt(&cfg), newBisect(&cfg), newHistory(&cfg),
+		newMark(&cfg), newRestore(&cfg), newBundle(&cfg), newOpen(),
+	)
 	return root
 }
 

@@ -114,6 +114,9 @@ func (f *fakeServer) rev(text string) (int64, bool) {
 	if text == "-1m" {
 		return 20, true
 	}
+	if marks, err := schemas.MarksOf(f.state(f.newest())[schemas.Marks].Object); err == nil && marks[text] != "" {
+		return f.rev(marks[text])
+	}
 	at, err := time.Parse(time.RFC3339Nano, text)
 	return int64(at.Sub(storyBegan) / time.Second), err == nil && !at.Before(storyBegan)
 }
@@ -151,7 +154,11 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		path = "/" + rest
 	}
-	if r.Method == http.MethodPatch {
+	switch {
+	case strings.HasPrefix(path, marksPath) && r.Method != http.MethodGet:
+		f.mark(w, r)
+		return
+	case r.Method == http.MethodPatch:
 		f.apply(w, r)
 		return
 	}
@@ -271,6 +278,38 @@ func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
 	default:
 		answer(w, 200, string(state[key].Object))
 	}
+}
+
+const marksPath = "/api/v1/namespaces/kube-system/configmaps"
+
+// mark creates or merges the ConfigMap of marks.
+func (f *fakeServer) mark(w http.ResponseWriter, r *http.Request) {
+	var patch struct {
+		Metadata struct{ ResourceVersion string }
+		Data     map[string]*string
+	}
+	live := f.state(f.newest())[schemas.Marks]
+	fits := r.Method == http.MethodPost && live.Rev == 0 || r.Method == http.MethodPatch && r.Header.Get("Content-Type") == "application/merge-patch+json" && live.Rev != 0
+	if json.NewDecoder(r.Body).Decode(&patch) != nil || !fits {
+		refused(w, http.StatusBadRequest, "BadRequest", "no patch of marks")
+		return
+	}
+	if r.Method == http.MethodPatch && patch.Metadata.ResourceVersion != fmt.Sprint(live.Rev) || f.refuse["marks"] != "" {
+		refused(w, http.StatusConflict, "Conflict", "the object has been modified")
+		return
+	}
+	data := map[string]string{}
+	if live.Rev != 0 {
+		data, _ = schemas.MarksOf(live.Object)
+	}
+	for name, value := range patch.Data {
+		if delete(data, name); value != nil {
+			data[name] = *value
+		}
+	}
+	text, _ := json.Marshal(map[string]any{"metadata": map[string]string{"resourceVersion": fmt.Sprint(f.newest() + 1)}, "data": data})
+	f.events = append(f.events, change(f.newest()+1, live.Rev, schemas.Modified, schemas.Marks.String(), "carol rutter-mark", "patch", string(text)))
+	answer(w, 200, string(text))
 }
 
 // apply does what a server-side apply does to objects without lists: what is asked for is

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rutter-project/rutter/schemas"
 )
 
 // Instant is a place in the log: a revision, and when it was.
@@ -21,13 +23,15 @@ func (i Instant) String() string {
 // Point is an instant as somebody wrote it, before the log is asked.
 type Point struct {
 	Text string
-	// Rev is set if a revision was named, else At, unless the present was.
-	Rev int64
-	At  time.Time
+	// Rev is set if a revision was named, Mark if a mark was, else At, unless the present
+	// was.
+	Rev  int64
+	Mark string
+	At   time.Time
 }
 
 // Present reports that the point is "now".
-func (p Point) Present() bool { return p.Rev == 0 && p.At.IsZero() }
+func (p Point) Present() bool { return p.Rev == 0 && p.Mark == "" && p.At.IsZero() }
 
 const (
 	revisionPrefix = "rev-"
@@ -37,9 +41,10 @@ const (
 )
 
 // Forms is what an instant may look like, for messages.
-const Forms = "rev-N, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, or a time ago such as -5m"
+const Forms = "rev-N, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, a time ago such as -5m, or the name of a mark"
 
-// ParsePoint reads an instant: rev-N, RFC 3339, now, or a duration ago ("-5m", "-1d12h").
+// ParsePoint reads an instant: rev-N, RFC 3339, now, a duration ago ("-5m", "-1d12h"), or
+// what may be the name of a mark.
 func ParsePoint(text string, now time.Time) (Point, error) {
 	bad := func(why string) (Point, error) {
 		return Point{}, &Error{Kind: Invalid, Instant: text, Reason: why}
@@ -60,6 +65,9 @@ func ParsePoint(text string, now time.Time) (Point, error) {
 			return bad(err.Error())
 		}
 		return Point{Text: text, At: now.Add(-d)}, nil
+	}
+	if schemas.CheckMark(text) == nil {
+		return Point{Text: text, Mark: text}, nil
 	}
 	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text))
 	if err != nil || at.Unix() <= 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/rutter-project/rutter/bus"
@@ -57,6 +58,13 @@ func (h *History) resolve(ctx context.Context, p Point) (Instant, error) {
 	if p.Present() {
 		rev, err := h.parts.Revision(ctx)
 		return Instant{Rev: rev, Time: h.Now().UTC()}, err
+	}
+	if p.Mark != "" {
+		rev, err := h.marked(ctx, p.Mark)
+		if err != nil {
+			return Instant{}, err
+		}
+		p = Point{Text: revisionPrefix + strconv.FormatInt(rev, 10), Rev: rev}
 	}
 	held, err := h.holding(ctx)
 	if err != nil {

@@ -187,8 +187,8 @@ func (c *Choice) walk(todo []schemas.Key, next func(*ties) []schemas.Key) {
 	}
 }
 
-// Wants tells whether an event goes into the bundle. Gaps do.
+// Wants tells whether an event goes into the bundle. Gaps do, and the cluster's marks.
 func (c *Choice) Wants(e schemas.Event) bool {
-	return e.Type == schemas.Gap || c.Whole() || c.chosen[e.Key] ||
+	return e.Type == schemas.Gap || c.Whole() || c.chosen[e.Key] || e.Key == schemas.Marks ||
 		(e.Key.Group == definitions.Group && e.Key.Resource == definitions.Resource)
 }

@@ -42,7 +42,7 @@ const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 // Apply returns the event with what is hidden replaced, in the annotation of kubectl apply
 // too. An object that can't be read is left away.
 func (r Redaction) Apply(e schemas.Event) schemas.Event {
-	if len(r.What) == 0 || len(e.Object) == 0 || e.Type == schemas.Gap {
+	if len(r.What) == 0 || len(e.Object) == 0 || e.Type == schemas.Gap || e.Key == schemas.Marks {
 		return e
 	}
 	e.Object = r.object(e.Key, e.Object)

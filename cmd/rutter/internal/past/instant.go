@@ -5,10 +5,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rutter-project/rutter/schemas"
 )
 
 // Forms is what an instant may look like, for messages.
-const Forms = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, or rev-N"
+const Forms = TimeForms + ", or a mark"
+
+// TimeForms are those that need no cluster to be read.
+const TimeForms = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, rev-N"
 
 // Instant is an instant as somebody wrote it. Text is the form that the server reads.
 type Instant struct {
@@ -16,6 +21,8 @@ type Instant struct {
 	// Rev is set if a revision was named, At if a time was; neither is of "now".
 	Rev int64
 	At  time.Time
+	// Mark tells that it can only be the name of a mark.
+	Mark bool
 	// Relative instants move with the clock.
 	Relative bool
 }
@@ -25,7 +32,8 @@ const (
 	day       = 24 * time.Hour
 )
 
-// ParseInstant reads "-5m" or "5m", "-1d12h", "now", RFC 3339 or "rev-N".
+// ParseInstant reads "-5m" or "5m", "-1d12h", "now", RFC 3339, "rev-N", or what may be a
+// mark.
 func ParseInstant(text string, now time.Time) (Instant, error) {
 	if text == "now" {
 		return Instant{Text: text, Relative: true}, nil
@@ -39,6 +47,9 @@ func ParseInstant(text string, now time.Time) (Instant, error) {
 	}
 	if ago, ok := parseAgo(strings.TrimPrefix(text, "-")); ok {
 		return Instant{Text: "-" + strings.TrimPrefix(text, "-"), At: now.Add(-ago), Relative: true}, nil
+	}
+	if schemas.CheckMark(text) == nil {
+		return Instant{Text: text, Mark: true}, nil
 	}
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {

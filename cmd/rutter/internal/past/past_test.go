@@ -20,6 +20,7 @@ func TestParseInstant(t *testing.T) {
 		"-1d12h":               {Text: "-1d12h", At: now.Add(-36 * time.Hour), Relative: true},
 		"2d":                   {Text: "-2d", At: now.Add(-48 * time.Hour), Relative: true},
 		"rev-42":               {Text: "rev-42", Rev: 42},
+		"before-upgrade":       {Text: "before-upgrade", Mark: true},
 		"2026-01-02T14:00:00Z": {Text: "2026-01-02T14:00:00Z", At: now.Add(-time.Hour)},
 	} {
 		got, err := ParseInstant(text, now)

@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,18 +31,37 @@ type Application struct {
 
 // Apply applies an object and returns what came of it.
 func (s *Server) Apply(ctx context.Context, a Application) (json.RawMessage, error) {
-	query := url.Values{"fieldManager": {a.Manager}, "force": {"true"}}
+	query := url.Values{"force": {"true"}}
 	if a.DryRun {
 		query.Set("dryRun", metav1.DryRunAll)
 	}
+	return s.write(ctx, write{method: http.MethodPatch, path: a.Resource.path(a.Key.Namespace, a.Key.Name), query: query,
+		contentType: string(types.ApplyYAMLPatchType), // JSON is YAML
+		manager:     a.Manager, body: a.Object})
+}
+
+// write is a request that changes something.
+type write struct {
+	method, path, contentType, manager string
+	query                              url.Values
+	body                               []byte
+}
+
+// write sends a request that changes something and returns what came of it.
+func (s *Server) write(ctx context.Context, w write) (json.RawMessage, error) {
 	target := *s.base
-	target.Path += a.Resource.path(a.Key.Namespace, a.Key.Name)
+	target.Path += w.path
+	query := url.Values{}
+	maps.Copy(query, w.query)
+	if w.manager != "" {
+		query.Set("fieldManager", w.manager)
+	}
 	target.RawQuery = query.Encode()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPatch, target.String(), bytes.NewReader(a.Object))
+	r, err := http.NewRequestWithContext(ctx, w.method, target.String(), bytes.NewReader(w.body))
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set("Content-Type", string(types.ApplyYAMLPatchType)) // JSON is YAML
+	r.Header.Set("Content-Type", w.contentType)
 	body, err := s.answer(r)
 	if err != nil {
 		return nil, err
@@ -50,31 +69,24 @@ func (s *Server) Apply(ctx context.Context, a Application) (json.RawMessage, err
 	defer body.Close()
 	object, err := io.ReadAll(body)
 	if err != nil {
-		return nil, fmt.Errorf("answer to the apply of %s: %w", a.Key, err)
+		return nil, fmt.Errorf("answer to %s: %w", w.path, err)
 	}
 	return object, nil
 }
 
 // Whoami is the caller's name as the server knows it.
 func (s *Server) Whoami(ctx context.Context) (string, error) {
-	target := *s.base
-	target.Path += "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), strings.NewReader(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`))
-	if err != nil {
-		return "", err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	body, err := s.answer(r)
+	text, err := s.write(ctx, write{method: http.MethodPost, path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", contentType: "application/json",
+		body: []byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)})
 	if err != nil {
 		return "", fmt.Errorf("who you are: %w", err)
 	}
-	defer body.Close()
 	var review struct {
 		Status struct {
 			UserInfo struct{ Username string }
 		}
 	}
-	if err := json.NewDecoder(body).Decode(&review); err != nil {
+	if err := json.Unmarshal(text, &review); err != nil {
 		return "", fmt.Errorf("who you are: %w", err)
 	}
 	return review.Status.UserInfo.Username, nil
