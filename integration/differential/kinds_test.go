@@ -104,27 +104,27 @@ func (k kind) requests() []request {
 
 func services() []request {
 	const path = "/api/v1/namespaces/k/services"
-	make := func(name, spec string, more ...option) request {
+	service := func(name, spec string, more ...option) request {
 		return post("service "+name, path, "{apiVersion: v1, kind: Service, metadata: {name: "+name+"}, spec: {"+spec+"}}", more...)
 	}
 	return []request{
-		make("drawn", "ports: [{port: 80}]", keep("ipDrawn", "spec.clusterIP")),
-		make("node-port", "type: NodePort, ports: [{port: 80}]", keep("ipNode", "spec.clusterIP"), keep("nodePort", "spec.ports.0.nodePort")),
-		make("balanced", "type: LoadBalancer, ports: [{port: 80, name: a}, {port: 81, name: b, protocol: UDP}]", keep("ipBalanced", "spec.clusterIP"), keep("port1", "spec.ports.0.nodePort"), keep("port2", "spec.ports.1.nodePort")),
-		make("headless", "clusterIP: None, selector: {a: b}"),
-		make("external", "type: ExternalName, externalName: example.com"),
-		make("taken", "clusterIP: '${ipDrawn}', ports: [{port: 80}]"),
-		make("outside", "clusterIP: 192.168.1.1, ports: [{port: 80}]"),
-		make("bad-port", "type: NodePort, ports: [{port: 80, nodePort: 80}]"),
-		make("taken-port", "type: NodePort, ports: [{port: 80, nodePort: '#{nodePort}'}]"),
-		make("ipv6", "ipFamilies: [IPv6], ports: [{port: 80}]"),
-		make("dual", "ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]"),
+		service("drawn", "ports: [{port: 80}]", keep("ipDrawn", "spec.clusterIP")),
+		service("node-port", "type: NodePort, ports: [{port: 80}]", keep("ipNode", "spec.clusterIP"), keep("nodePort", "spec.ports.0.nodePort")),
+		service("balanced", "type: LoadBalancer, ports: [{port: 80, name: a}, {port: 81, name: b, protocol: UDP}]", keep("ipBalanced", "spec.clusterIP"), keep("port1", "spec.ports.0.nodePort"), keep("port2", "spec.ports.1.nodePort")),
+		service("headless", "clusterIP: None, selector: {a: b}"),
+		service("external", "type: ExternalName, externalName: example.com"),
+		service("taken", "clusterIP: '${ipDrawn}', ports: [{port: 80}]"),
+		service("outside", "clusterIP: 192.168.1.1, ports: [{port: 80}]"),
+		service("bad-port", "type: NodePort, ports: [{port: 80, nodePort: 80}]"),
+		service("taken-port", "type: NodePort, ports: [{port: 80, nodePort: '#{nodePort}'}]"),
+		service("ipv6", "ipFamilies: [IPv6], ports: [{port: 80}]"),
+		service("dual", "ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]"),
 		get("services", path),
 		get("services table", path, accept(asTable)),
 		patch("service to external", mergePatch, path+"/drawn", "{spec: {type: ExternalName, externalName: x.example.com, clusterIP: null, clusterIPs: null}}"),
 		patch("service ip", mergePatch, path+"/node-port", "{spec: {clusterIP: 10.96.1.1}}"),
 		del("service gone", path+"/node-port"),
-		make("port-again", "type: NodePort, clusterIP: '${ipNode}', ports: [{port: 80, nodePort: '#{nodePort}'}]"),
+		service("port-again", "type: NodePort, clusterIP: '${ipNode}', ports: [{port: 80, nodePort: '#{nodePort}'}]"),
 		post("service dry", path+"?dryRun=All", "{apiVersion: v1, kind: Service, metadata: {name: dry}, spec: {ports: [{port: 80}]}}", keep("ipDry", "spec.clusterIP")),
 	}
 }
