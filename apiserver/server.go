@@ -132,7 +132,7 @@ func (s *Server) prepare() error {
 	if s.client, err = kubernetes.NewForConfig(s.clientConfig); err != nil {
 		return fmt.Errorf("loopback client: %w", err)
 	}
-	s.informers = informers.NewSharedInformerFactory(s.client, 0)
+	s.informers = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields))
 	s.flow, err = s.newFlow()
 	return err
 }
