@@ -58,6 +58,10 @@ func flatten(at string, v any, out map[string]string) {
 		if len(x) == 0 {
 			out[at] = "[]"
 		}
+		if strings.HasSuffix(at, ".managedFields") { // in order of time, which may be one second or two
+			x = slices.Clone(x)
+			slices.SortFunc(x, func(a, b any) int { return strings.Compare(hash(a), hash(b)) })
+		}
 		for i, item := range x {
 			flatten(fmt.Sprintf("%s.%d", at, i), item, out)
 		}
