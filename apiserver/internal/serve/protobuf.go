@@ -152,7 +152,10 @@ func protoType(watch bool) string {
 // bytes, which are in the version served.
 type protoWhole struct{ *plain }
 
-func (f protoWhole) kind(bool) any { return "protobuf" }
+// wholeMessage marks messages of whole objects among what is kept with an item.
+const wholeMessage = "protobuf"
+
+func (f protoWhole) kind(bool) any { return wholeMessage }
 
 func (f protoWhole) typeMeta() runtime.TypeMeta {
 	return runtime.TypeMeta{APIVersion: f.gvr.GroupVersion().String(), Kind: f.stored.Kind}
@@ -163,7 +166,7 @@ func (f protoWhole) listType() runtime.TypeMeta {
 }
 
 func (f protoWhole) message(i *view.Item) ([]byte, error) {
-	return f.cached(i, "protobuf", func() ([]byte, error) {
+	return f.cached(i, wholeMessage, func() ([]byte, error) {
 		object := f.stored.New()
 		if err := json.UnmarshalCaseSensitivePreserveInts(i.Object, object); err != nil {
 			return nil, fmt.Errorf("stored object %s: %w", i.Key, err)
@@ -189,6 +192,11 @@ func (f protoMetadata) listType() runtime.TypeMeta {
 }
 
 func (f protoMetadata) message(i *view.Item) ([]byte, error) {
+	if whole, ok := f.stored.Forms.Get(i, wholeMessage, time.Now()); ok {
+		if message, ok := whole.([]byte); ok {
+			return firstField(message), nil
+		}
+	}
 	return f.cached(i, "protobuf metadata", func() ([]byte, error) {
 		var object metav1.PartialObjectMetadata
 		if metadata := schemas.MetadataOf(i.Object); metadata != nil {
@@ -199,6 +207,16 @@ func (f protoMetadata) message(i *view.Item) ([]byte, error) {
 		object.ResourceVersion = strconv.FormatInt(i.Rev, 10)
 		return object.Marshal()
 	})
+}
+
+// firstField is the first field of a message with its tag. In all kinds that is the
+// metadata, as in PartialObjectMetadata.
+func firstField(message []byte) []byte {
+	size, n := binary.Uvarint(message[min(1, len(message)):])
+	if n <= 0 || size > uint64(len(message)-1-n) {
+		return nil
+	}
+	return message[:1+n+int(size)] //nolint:gosec // less than the length
 }
 
 func (f protoMetadata) empty() Message { return &metav1.PartialObjectMetadata{} }

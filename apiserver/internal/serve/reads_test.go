@@ -185,3 +185,11 @@ func BenchmarkAppendItem(b *testing.B) {
 		buf, _ = whole().appendItem(buf[:0], item)
 	}
 }
+
+func TestFirstField(t *testing.T) {
+	for message, want := range map[string]string{"\x0a\x02ab\x12\x01c": "\x0a\x02ab", "\x0a\x00": "\x0a\x00", "": "", "\x0a": "", "\x0a\x05ab": ""} {
+		if got := string(firstField([]byte(message))); got != want {
+			t.Errorf("firstField(%q) = %q, want %q", message, got, want)
+		}
+	}
+}

@@ -207,29 +207,30 @@ func (s *stream) tell(e *view.Event) error {
 	default:
 		return nil
 	}
-	frame, err := s.frame(e, event, last)
+	kind := view.FrameKind{Form: s.form.kind(!s.begun), Event: event, Last: last}
+	frame, ok := e.Item.Frame(kind)
+	if !ok {
+		var err error
+		if frame, err = s.frame(e, kind); err != nil {
+			return err
+		}
+	}
 	s.buf = append(s.buf, frame...)
 	s.begun = true
-	return err
+	return nil
 }
 
-// frameKind tells apart the frames that are made of one change.
-type frameKind struct {
-	form  any
-	event string
-	last  bool
-}
-
-// frame is what watchers of a form are told of a change, made once for all of them. last
-// tells that they are told of the object before the change.
-func (s *stream) frame(e *view.Event, event string, last bool) ([]byte, error) {
-	return e.Item.Frame(frameKind{s.form.kind(!s.begun), event, last}, func() ([]byte, error) {
-		item := e.Item
-		if last {
-			item = &view.Item{Key: e.Prev.Key, Rev: e.Rev, Object: e.Prev.Object}
-		}
-		return s.form.appendFrame(nil, event, item, !s.begun)
-	})
+// frame makes what watchers of a form are told of a change, for all of them.
+func (s *stream) frame(e *view.Event, kind view.FrameKind) ([]byte, error) {
+	item := e.Item
+	if kind.Last {
+		item = &view.Item{Key: e.Prev.Key, Rev: e.Rev, Object: e.Prev.Object}
+	}
+	frame, err := s.form.appendFrame(nil, kind.Event, item, !s.begun)
+	if err == nil {
+		e.Item.KeepFrame(kind, frame)
+	}
+	return frame, err
 }
 
 // bookmark tells the client how far it is; the one that ends the initial state is marked.

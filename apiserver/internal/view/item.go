@@ -1,7 +1,7 @@
 package view
 
 import (
-	"sync"
+	"slices"
 	"sync/atomic"
 	"weak"
 
@@ -24,60 +24,77 @@ type Item struct {
 
 // brief is what was made of an item and is kept until the next garbage collection: long
 // enough for one change to reach all its watchers, without holding every object twice.
+// All of it is immutable and replaced as a whole.
 type brief struct {
-	mu      sync.Mutex
-	decoded runtime.Object
-	owner   any // of decoded
-	record  *Record
-	shape   *Shape // of record
-	frames  []frame
+	decoded atomic.Pointer[decoded]
+	record  atomic.Pointer[Record]
+	frames  atomic.Pointer[[]frame]
+}
+
+type decoded struct {
+	obj   runtime.Object
+	owner any
+}
+
+// FrameKind tells apart the frames that are made of one change. Form is any comparable
+// value.
+type FrameKind struct {
+	Form  any
+	Event string
+	// Last tells that the frame is of the object before the change.
+	Last bool
 }
 
 // frame is what watchers in one form are sent.
 type frame struct {
-	form  any
+	kind  FrameKind
 	bytes []byte
 }
 
-// keep returns what is kept of the item, with its lock held.
+// keep returns what is kept of the item.
 func (i *Item) keep() *brief {
 	for {
 		held := i.brief.Load()
 		if held != nil {
 			if b := held.Value(); b != nil {
-				b.mu.Lock()
 				return b
 			}
 		}
 		b := &brief{}
 		w := weak.Make(b)
-		b.mu.Lock()
 		if i.brief.CompareAndSwap(held, &w) {
 			return b
 		}
 	}
 }
 
-// Frame returns the bytes that build makes for a form, calling it unless an earlier
-// result is still there: one change is encoded once for all its watchers of a form, which
-// is any comparable value. The result must not be changed.
-func (i *Item) Frame(form any, build func() ([]byte, error)) ([]byte, error) {
-	b := i.keep()
-	for _, f := range b.frames {
-		if f.form == form {
-			b.mu.Unlock()
-			return f.bytes, nil
+// Frame returns the frame of a kind, if it was made and is still there: one change is
+// encoded once for all its watchers of a form. It must not be changed.
+func (i *Item) Frame(kind FrameKind) ([]byte, bool) {
+	if frames := i.keep().frames.Load(); frames != nil {
+		for n := range *frames {
+			if f := &(*frames)[n]; f.kind == kind {
+				return f.bytes, true
+			}
 		}
 	}
-	b.mu.Unlock() // build may ask for other things that are kept
-	bytes, err := build()
-	if err != nil {
-		return nil, err
+	return nil, false
+}
+
+// KeepFrame keeps a frame for others.
+func (i *Item) KeepFrame(kind FrameKind, bytes []byte) {
+	b := i.keep()
+	for {
+		old := b.frames.Load()
+		var frames []frame
+		if old != nil {
+			frames = *old
+		}
+		frames = append(slices.Clip(frames), frame{kind, bytes})
+		if b.frames.CompareAndSwap(old, &frames) {
+			return
+		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.frames = append(b.frames, frame{form, bytes})
-	return bytes, nil
 }
 
 // Decoded returns the object, calling decode unless an earlier result for the same
@@ -85,29 +102,26 @@ func (i *Item) Frame(form any, build func() ([]byte, error)) ([]byte, error) {
 // result is shared: callers must not change it.
 func (i *Item) Decoded(owner any, decode func(object []byte, rev int64) (runtime.Object, error)) (runtime.Object, error) {
 	b := i.keep()
-	if b.decoded != nil && b.owner == owner {
-		defer b.mu.Unlock()
-		return b.decoded, nil
+	if d := b.decoded.Load(); d != nil && d.owner == owner {
+		return d.obj, nil
 	}
-	b.mu.Unlock()
 	obj, err := decode(i.Object, i.Rev)
 	if err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.decoded, b.owner = obj, owner
+	b.decoded.Store(&decoded{obj, owner})
 	return obj, nil
 }
 
 // Record returns what selectors look at.
 func (i *Item) Record(shape *Shape) *Record {
 	b := i.keep()
-	defer b.mu.Unlock()
-	if b.record == nil || b.shape != shape {
-		b.record, b.shape = shape.record(i.Object), shape
+	if r := b.record.Load(); r != nil && r.shape == shape {
+		return r
 	}
-	return b.record
+	r := shape.record(i.Object)
+	b.record.Store(r)
+	return r
 }
 
 // EventType says what a change did to an object.

@@ -3,7 +3,6 @@ package view
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"testing"
 
@@ -153,30 +152,22 @@ func TestQuietTablesMoveOnWithoutWaking(t *testing.T) {
 
 func TestWhatIsDerivedIsMadeOnceWhileUsed(t *testing.T) {
 	i := &Item{Object: []byte("x")}
-	made := 0
-	build := func() ([]byte, error) { made++; return []byte("frame"), nil }
-	frame := func(form string) []byte {
-		bytes, err := i.Frame(form, build)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return bytes
+	kind := FrameKind{Form: "json", Event: "ADDED"}
+	if _, ok := i.Frame(kind); ok {
+		t.Error("a frame that nobody made")
 	}
-	a := frame("json")
-	b := frame("json")
-	if made != 1 || &a[0] != &b[0] {
-		t.Errorf("made %d times", made)
+	a := []byte("frame")
+	i.KeepFrame(kind, a)
+	i.KeepFrame(FrameKind{Form: "json", Event: "MODIFIED"}, []byte("other"))
+	if b, ok := i.Frame(kind); !ok || &a[0] != &b[0] {
+		t.Errorf("got %q, %v", b, ok)
 	}
-	if frame("proto"); made != 2 {
-		t.Errorf("made %d times for two forms", made)
-	}
-	if _, err := i.Frame("bad", func() ([]byte, error) { return nil, errors.New("no") }); err == nil {
-		t.Error("a frame that could not be made")
+	if _, ok := i.Frame(FrameKind{Form: "protobuf", Event: "ADDED"}); ok {
+		t.Error("a frame of another form")
 	}
 	if i.Record(podShape) != i.Record(podShape) {
 		t.Error("a record was read twice")
 	}
-	runtime.KeepAlive(a)
 }
 
 // TestViewEqualsModel compares the tree and what a cursor tells with a map.
