@@ -35,6 +35,9 @@ const (
 	maxTxnOps     = 512
 	startTimeout  = time.Minute
 	snapshotCount = 10000
+	// catchUp is how many entries of its log a member keeps in memory for followers that
+	// lag. A lone member has none; etcd's default of 5,000 would be 5,000 objects.
+	catchUp = 100
 	// A lone member waits an election timeout before it leads; it has nobody to be
 	// patient with.
 	tickMs, electionMs = 20, 200
@@ -65,7 +68,7 @@ func Start(ctx context.Context, cfg Config) (*Etcd, error) {
 	c.QuotaBackendBytes = quotaBytes
 	c.MaxRequestBytes = maxRequest
 	c.MaxTxnOps = maxTxnOps
-	c.SnapshotCount = snapshotCount
+	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotCount, catchUp
 	c.UnsafeNoFsync = cfg.NoSync
 	c.ListenClientUrls = []url.URL{socket(cfg.Dir, socketName)}
 	c.ListenPeerUrls = []url.URL{socket(cfg.Dir, "peer.sock")}
