@@ -475,6 +475,11 @@ func (p *past) restricted(t *testing.T, ns string) {
 	})
 	a := p.send(t, http.MethodGet, "/history/events?group=&resource=secrets&namespace="+ns, "", as...)
 	require.Equal(t, http.StatusForbidden, a.status, "%s", a.body)
+	a = p.send(t, http.MethodGet, "/history/state?at=now", "", as...)
+	require.Equal(t, http.StatusOK, a.status, "%s", a.body)
+	require.Empty(t, a.body, "who may watch may not list")
+	a = p.send(t, http.MethodGet, "/history/state?at=now&group=&resource=configmaps&namespace="+ns, "", as...)
+	require.Equal(t, http.StatusForbidden, a.status, "%s", a.body)
 	require.Equal(t, http.StatusUnauthorized, send(t, p.withToken(""), http.MethodGet, "/history/status", "").status)
 }
 

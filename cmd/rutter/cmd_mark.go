@@ -71,6 +71,9 @@ func runMark(cmd *cobra.Command, o operator, name, at string, move bool, output 
 	if err != nil {
 		return err
 	}
+	if found, err = s.Resolve(cmd.Context(), found.Text()); err != nil { // when that revision was
+		return err
+	}
 	marks, err := s.Marks(cmd.Context())
 	if err != nil {
 		return err

@@ -164,24 +164,6 @@ func parseEvents(r *http.Request, now time.Time) (eventsRequest, error) {
 	return q, err
 }
 
-// keyParameters read which objects are asked for.
-func keyParameters(query url.Values) (schemas.Key, error) {
-	key := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
-	for name, field := range map[string]*string{"group": &key.Group, "resource": &key.Resource, "namespace": &key.Namespace, "name": &key.Name} {
-		value, ok := strings.ToLower(query.Get(name)), query.Has(name)
-		switch {
-		case !ok:
-		case strings.ContainsAny(value, "*/ \x00") || (value == "" && (name == "resource" || name == "name")):
-			return schemas.Key{}, badParameter(query, name, "the exact "+name)
-		case name == "group" && value == "core":
-			*field = ""
-		default:
-			*field = value
-		}
-	}
-	return key, nil
-}
-
 func pointParameter(query url.Values, name string, now time.Time) (*history.Point, error) {
 	if !query.Has(name) {
 		return nil, nil
@@ -243,49 +225,6 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !out.started() {
 		return err
 	}
-	if err != nil && r.Context().Err() == nil {
-		out.fail(err)
-	}
-	return nil
-}
-
-// state lists the objects that there were at an instant, as they are stored.
-func (c Config) state(w http.ResponseWriter, r *http.Request) error {
-	query := r.URL.Query()
-	if err := onlyParameters(query, "at", "group", "resource", "namespace", "name"); err != nil {
-		return err
-	}
-	key, err := keyParameters(query)
-	if err != nil {
-		return err
-	}
-	if !query.Has("at") {
-		return badParameter(query, "at", history.Forms)
-	}
-	point, err := pointParameter(query, "at", c.History.Now())
-	if err != nil {
-		return err
-	}
-	who, _ := request.UserFrom(r.Context())
-	may := &permissions{authz: c.Authorizer, who: who, verb: "list", name: key.Name}
-	if err := may.checkNamed(r.Context(), key); err != nil {
-		return err
-	}
-	reader, err := c.History.Open(r.Context(), history.Span{From: *point})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	writeInstant(w, reader)
-	out := newEventStream(w, eventsRequest{}, cancel)
-	defer out.close()
-	err = history.Objects(reader.Past, key, func(e schemas.Event) error {
-		if !may.see(ctx, e.Key) {
-			return nil
-		}
-		return out.event(e)
-	})
 	if err != nil && r.Context().Err() == nil {
 		out.fail(err)
 	}
