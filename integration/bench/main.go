@@ -71,10 +71,8 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, upstream.Stop()) }()
 	table := &table{}
-	if err := plan.run(ctx, table, rutter, upstream); err != nil {
-		return err
-	}
-	return o.print(table)
+	err = plan.run(ctx, table, rutter, upstream)
+	return errors.Join(err, o.print(table)) // what was measured is worth having if the rest failed
 }
 
 func (o options) print(t *table) error {

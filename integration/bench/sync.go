@@ -42,6 +42,7 @@ func (p plan) syncs(ctx context.Context, t *table, n int, sides []*side) error {
 		if err != nil {
 			return err
 		}
+		progress("%s: %d informers have %d pods after %s", s.Name, p.informers, n, took)
 		wall, cpu, peak = append(wall, took.Seconds()), append(cpu, (after-before).Seconds()), append(peak, high)
 	}
 	what := fmt.Sprintf("first sync of %d informers, %d pods", p.informers, n)
