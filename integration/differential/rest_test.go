@@ -241,11 +241,11 @@ func admission() []request {
 		post("system priority", pods, strings.ReplaceAll(pod("priority", "{}", ""), "spec: {", "spec: {priorityClassName: system-node-critical, ")),
 		post("no runtime class", pods, strings.ReplaceAll(pod("runtime", "{}", ""), "spec: {", "spec: {runtimeClassName: nothing, ")),
 		post("limits", ns+"/limitranges", "{apiVersion: v1, kind: LimitRange, metadata: {name: l}, spec: {limits: [{type: Container, default: {cpu: 200m}, defaultRequest: {cpu: 100m}, max: {cpu: '1'}}]}}"),
+		post("limits exceeded", pods+"?dryRun=All", strings.ReplaceAll(pod("exceeding", "{}", ""), "image: i", "image: i, resources: {limits: {cpu: '2'}}"), until(403)), // the limits are told by a watch
 		post("limits applied", pods, pod("limited", "{}", "")),
-		post("limits exceeded", pods, strings.ReplaceAll(pod("exceeding", "{}", ""), "image: i", "image: i, resources: {limits: {cpu: '2'}}")),
 		post("quota", ns+"/resourcequotas", "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {services: '1'}}}"),
 		put("quota counted", ns+"/resourcequotas/q/status", "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {services: '1'}}, status: {hard: {services: '1'}, used: {services: '1'}}}"),
-		post("quota exceeded", ns+"/services", "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: None, ports: [{port: 80}]}}", until(403)),
+		post("quota exceeded", ns+"/services?dryRun=All", "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: None, ports: [{port: 80}]}}", until(403)),
 		post("policy", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: pol}, spec: {failurePolicy: Fail, matchConstraints: {resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}, validations: [{expression: \"object.metadata.name != 'evil'\", message: no evil}]}}"),
 		post("policy bad", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: bad}, spec: {matchConstraints: {resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}, validations: [{expression: 'object.'}]}}"),
 		post("policy binding", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings", "{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: pol}, spec: {policyName: pol, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: adm}}}}}"),
