@@ -91,12 +91,16 @@ func (r *restorer) withOwned(ctx context.Context, named []target) ([]target, err
 	}
 	byKey := map[schemas.Key]remote.Resource{}
 	all := map[schemas.Key]json.RawMessage{}
+	namespaces := map[string]bool{}
 	for _, t := range named {
+		namespaces[t.Namespace] = true
+	}
+	for namespace := range namespaces {
 		for _, res := range resources {
-			if restless[res.Resource] || (t.Namespace != "" && !res.Namespaced) {
+			if restless[res.Resource] || (namespace != "" && !res.Namespaced) {
 				continue
 			}
-			found, err := r.server.List(ctx, r.at.Text(), res, t.Namespace)
+			found, err := r.server.List(ctx, r.at.Text(), res, namespace)
 			if err != nil {
 				return nil, fmt.Errorf("%s at %s: %w", res.Resource, r.at.Text(), err)
 			}
@@ -106,10 +110,11 @@ func (r *restorer) withOwned(ctx context.Context, named []target) ([]target, err
 			maps.Copy(all, found)
 		}
 	}
+	keys := slices.SortedFunc(maps.Keys(all), func(a, b schemas.Key) int { return cmp.Compare(a.String(), b.String()) })
 	out := slices.Clone(named)
 	for i := 0; i < len(out); i++ {
 		uid := past.UID(all[out[i].Key])
-		for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b schemas.Key) int { return cmp.Compare(a.String(), b.String()) }) {
+		for _, key := range keys {
 			owns := uid != "" && slices.ContainsFunc(past.Owners(all[key]), func(o past.Reference) bool { return o.UID == uid })
 			if owns && !slices.ContainsFunc(out, func(t target) bool { return t.Key == key }) {
 				out = append(out, target{byKey[key], key})
