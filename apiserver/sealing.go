@@ -10,10 +10,16 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
+// What stands for a key in Sealing where an object names none.
+const (
+	SealedUnnamed = seal.Unnamed   // sealed before keys had names
+	NotSealed     = seal.NotSealed // not sealed at all
+)
+
 // Sealing tells by which keys the Secrets that are in etcd now are sealed.
 type Sealing struct {
 	Keys    []string                 // names of the key file's keys, the present one first
-	Secrets map[string][]schemas.Key // by name of the key; also "unnamed" and "none"
+	Secrets map[string][]schemas.Key // by name of the key; also SealedUnnamed and NotSealed
 }
 
 // Outdated are the Secrets that the present key did not seal.

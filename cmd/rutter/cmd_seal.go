@@ -96,9 +96,9 @@ func writeSealing(out io.Writer, s apiserver.Sealing) error {
 	for _, key := range others {
 		state := "not in the file"
 		switch key {
-		case "none":
+		case apiserver.NotSealed:
 			state = "not sealed"
-		case "unnamed":
+		case apiserver.SealedUnnamed:
 			state = "one of these"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\n", key, state, len(s.Secrets[key]))
@@ -169,7 +169,7 @@ func sealForget(cmd *cobra.Command, cfg standalone.Config, key string) error {
 	}
 	inUse := s.Secrets[key]
 	if len(inUse) == 0 {
-		inUse = s.Secrets["unnamed"] // any key may have sealed these
+		inUse = s.Secrets[apiserver.SealedUnnamed] // any key may have sealed these
 	}
 	if len(inUse) > 0 {
 		return fmt.Errorf("%d Secrets may be sealed with key %s, %s/%s among them; run `rutter seal rotate` first", len(inUse), key, inUse[0].Namespace, inUse[0].Name)
