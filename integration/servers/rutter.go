@@ -3,13 +3,16 @@ package servers
 import (
 	"context"
 	"path/filepath"
+	"strconv"
+
+	"github.com/rutter-project/rutter/integration/cluster"
 )
 
 // StartRutter starts the program on a data directory of its own: etcd, bus and API
 // server in one process.
 func StartRutter(ctx context.Context, program string) (*Server, error) {
 	return start(ctx, "Rutter", func(s *Server) error {
-		ports, err := freePorts(3)
+		ports, err := cluster.FreePorts(3)
 		if err != nil {
 			return err
 		}
@@ -20,7 +23,7 @@ func StartRutter(ctx context.Context, program string) (*Server, error) {
 		s.kubeconfig = filepath.Join(data, "admin.kubeconfig")
 		s.commands = []command{{program: program, log: filepath.Join(s.dir, "rutter.txt"), args: []string{
 			"up", "--api-only", "--data-dir", data, "--run-dir", filepath.Join(s.dir, "run"),
-			"--api-port", ports[0], "--bus-port", ports[1], "--node-port", ports[2],
+			"--api-port", strconv.Itoa(ports[0]), "--bus-port", strconv.Itoa(ports[1]), "--node-port", strconv.Itoa(ports[2]),
 		}}}
 		return nil
 	})

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -222,19 +220,4 @@ func (s *Server) logs() string {
 		all += fmt.Sprintf("%s:\n%s\n", filepath.Base(c.program), text[max(0, len(text)-last):])
 	}
 	return all
-}
-
-// freePorts are ports that nobody listens on. All are held before the first is let go,
-// so that they differ.
-func freePorts(n int) ([]string, error) {
-	var ports []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-	}
-	return ports, nil
 }

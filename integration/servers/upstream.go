@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/rutter-project/rutter/integration/cluster"
 )
 
 // Programs are upstream's, built from their Go modules.
@@ -45,7 +48,7 @@ func Build(ctx context.Context, module, out string) (Programs, error) {
 // which is cheaper than what is recommended.
 func StartUpstream(ctx context.Context, programs Programs) (*Server, error) {
 	return start(ctx, "kube-apiserver", func(s *Server) error {
-		ports, err := freePorts(3)
+		ports, err := cluster.FreePorts(3)
 		if err != nil {
 			return err
 		}
@@ -54,10 +57,10 @@ func StartUpstream(ctx context.Context, programs Programs) (*Server, error) {
 			return err
 		}
 		s.kubeconfig = filepath.Join(s.dir, "admin.kubeconfig")
-		if err := writeKubeconfig(s.kubeconfig, "https://127.0.0.1:"+ports[2], certs); err != nil {
+		if err := writeKubeconfig(s.kubeconfig, fmt.Sprintf("https://127.0.0.1:%d", ports[2]), certs); err != nil {
 			return err
 		}
-		client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
+		client, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1])
 		s.commands = []command{
 			{program: programs.Etcd, log: filepath.Join(s.dir, "etcd.txt"), args: []string{
 				"--data-dir", filepath.Join(s.dir, "etcd"), "--log-level", "error",
@@ -66,7 +69,7 @@ func StartUpstream(ctx context.Context, programs Programs) (*Server, error) {
 				"--quota-backend-bytes", "8589934592",
 			}},
 			{program: programs.APIServer, log: filepath.Join(s.dir, "kube-apiserver.txt"), args: []string{
-				"--etcd-servers", client, "--bind-address", "127.0.0.1", "--secure-port", ports[2], "--cert-dir", s.dir,
+				"--etcd-servers", client, "--bind-address", "127.0.0.1", "--secure-port", strconv.Itoa(ports[2]), "--cert-dir", s.dir,
 				"--tls-cert-file", certs.serving.cert, "--tls-private-key-file", certs.serving.key, "--client-ca-file", certs.ca.cert,
 				"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 				"--service-account-key-file", certs.tokens.cert, "--service-account-signing-key-file", certs.tokens.key,
