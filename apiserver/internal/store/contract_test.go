@@ -113,12 +113,25 @@ func (f *fixture) UpdatePrefixTransformer(modify storagetesting.PrefixTransforme
 	return func() { f.transformer = was }
 }
 
+// written lets the view reach a write before the next call: the suite reads its own
+// writes with resourceVersion "0", which promises that of no server with a cache.
+func (f *fixture) written(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	rev, err := f.currentRev(ctx)
+	if err != nil {
+		return err
+	}
+	return f.wait(ctx, rev)
+}
+
 func (f *fixture) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
-	return f.Store.Create(ctx, abs(key), obj, out, ttl)
+	return f.written(ctx, f.Store.Create(ctx, abs(key), obj, out, ttl))
 }
 
 func (f *fixture) Delete(ctx context.Context, key string, out runtime.Object, pre *storage.Preconditions, validate storage.ValidateObjectFunc, cached runtime.Object, opts storage.DeleteOptions) error {
-	return f.Store.Delete(ctx, abs(key), out, pre, validate, cached, opts)
+	return f.written(ctx, f.Store.Delete(ctx, abs(key), out, pre, validate, cached, opts))
 }
 
 func (f *fixture) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
@@ -134,7 +147,7 @@ func (f *fixture) Watch(ctx context.Context, key string, opts storage.ListOption
 }
 
 func (f *fixture) GuaranteedUpdate(ctx context.Context, key string, dest runtime.Object, ignoreNotFound bool, pre *storage.Preconditions, try storage.UpdateFunc, cached runtime.Object) error {
-	return f.Store.GuaranteedUpdate(ctx, abs(key), dest, ignoreNotFound, pre, try, cached)
+	return f.written(ctx, f.Store.GuaranteedUpdate(ctx, abs(key), dest, ignoreNotFound, pre, try, cached))
 }
 
 func (f *fixture) increaseRV(ctx context.Context, t *testing.T) int64 {
