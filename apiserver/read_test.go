@@ -25,7 +25,7 @@ func names(list *corev1.ConfigMapList) []string {
 }
 
 // maps makes n ConfigMaps m0, m1, … in a namespace of their own.
-func (c *cluster) maps(t *testing.T, n int) string {
+func (c *cluster) maps(t testing.TB, n int) string {
 	t.Helper()
 	ns := c.namespace(t)
 	for i := range n {
