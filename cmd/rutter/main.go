@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newUp(&cfg), newDown(&cfg), newKubeconfig(&cfg), newTap(&cfg), newExport(&cfg), newVerify(&cfg), newSeal(&cfg), newVersion(),
 		newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newAt(&cfg), newBisect(&cfg), newHistory(&cfg),
-		newMark(&cfg), newRestore(&cfg), newBundle(&cfg), newOpen(),
+		newMark(&cfg), newRestore(&cfg), newBundle(&cfg), newOpen(), newStatus(&cfg), newCheck(&cfg), newTop(&cfg),
 	)
 	return root
 }

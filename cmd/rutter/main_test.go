@@ -38,7 +38,7 @@ func rutter(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestHelpGolden(t *testing.T) {
-	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "diff", "blame", "why", "at", "bisect", "bundle", "open", "restore", "mark", "mark list", "mark delete", "history", "history status", "verify", "version"} {
+	for _, command := range []string{"", "up", "down", "kubeconfig", "tap", "export", "log", "diff", "blame", "why", "at", "bisect", "bundle", "open", "restore", "mark", "mark list", "mark delete", "history", "history status", "verify", "version", "status", "check", "top"} {
 		name := "help.txt"
 		args := []string{"--help"}
 		if command != "" {

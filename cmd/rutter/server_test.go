@@ -24,6 +24,8 @@ import (
 type fakeServer struct {
 	events []schemas.Event
 	refuse map[string]string // why lists are refused, by resource
+	behind int64             // by how many revisions and seconds the stream lags
+	unwell string            // a check of readiness that fails
 }
 
 var storyBegan = time.Date(2026, 1, 2, 15, 4, 0, 0, time.UTC)
@@ -163,6 +165,12 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch path {
+	case "/version":
+		answer(w, 200, `{"gitVersion":"v1.37.2+rutter"}`)
+	case "/readyz":
+		f.ready(w)
+	case "/metrics":
+		_, _ = fmt.Fprintf(w, "# TYPE rutter_relay_position_revision gauge\nrutter_relay_position_revision %d\nrutter_relay_resyncs_total 0\nrutter_bus_mirror_lag_seconds{stream=\"ARCHIVE\"} 0\nrutter_bus_mirror_lag_seconds{stream=\"STATE\"} %d\n", f.newest()-f.behind, f.behind)
 	case "/apis/authentication.k8s.io/v1/selfsubjectreviews":
 		answer(w, 201, `{"status":{"userInfo":{"username":"carol"}}}`)
 	case "/history/instant":
@@ -185,8 +193,17 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/apis/apps/v1":
 		answer(w, 200, appsV1)
 	default:
-		f.object(w, path, rev)
+		f.object(w, path, rev, strings.HasPrefix(r.URL.Query().Get("fieldSelector"), "spec.nodeName="))
 	}
+}
+
+func (f *fakeServer) ready(w http.ResponseWriter) {
+	if f.unwell != "" {
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = fmt.Fprintf(w, "[+]ping ok\n[-]%s\nreadyz check failed\n", f.unwell)
+		return
+	}
+	_, _ = fmt.Fprint(w, "[+]ping ok\nreadyz check passed\n")
 }
 
 func (f *fakeServer) instant(w http.ResponseWriter, text string) {
@@ -267,12 +284,12 @@ func keyOf(path string) schemas.Key {
 }
 
 // object serves objects and lists by path.
-func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64) {
+func (f *fakeServer) object(w http.ResponseWriter, path string, rev int64, unscheduled bool) {
 	key := keyOf(path)
 	state := f.state(rev)
 	switch {
 	case key.Name == "":
-		f.list(w, state, key)
+		f.list(w, state, key, unscheduled)
 	case state[key].Rev == 0:
 		refused(w, http.StatusNotFound, "NotFound", key.String()+" not found")
 	default:
@@ -342,7 +359,7 @@ func (f *fakeServer) apply(w http.ResponseWriter, r *http.Request) {
 	answer(w, 200, string(text))
 }
 
-func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.Event, want schemas.Key) {
+func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.Event, want schemas.Key, unscheduled bool) {
 	switch reason := f.refuse[want.Resource]; reason {
 	case "Forbidden":
 		refused(w, http.StatusForbidden, reason, "jane cannot list "+want.Resource)
@@ -353,12 +370,15 @@ func (f *fakeServer) list(w http.ResponseWriter, state map[schemas.Key]schemas.E
 	}
 	var items []string
 	for _, e := range state {
+		if unscheduled && strings.Contains(string(e.Object), `"nodeName"`) {
+			continue
+		}
 		if e.Key.Group == want.Group && e.Key.Resource == want.Resource && (want.Namespace == "" || e.Key.Namespace == want.Namespace) {
 			items = append(items, string(e.Object))
 		}
 	}
 	slices.Sort(items)
-	answer(w, 200, `{"kind":"List","apiVersion":"v1","metadata":{},"items":[`+strings.Join(items, ",")+`]}`)
+	answer(w, 200, fmt.Sprintf(`{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"%d"},"items":[`, f.newest())+strings.Join(items, ",")+`]}`)
 }
 
 // golden compares what a command prints with a file.

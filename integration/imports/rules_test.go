@@ -99,7 +99,7 @@ var banned = []struct {
 
 // pure packages decide and do nothing else: no clock to read, no file, no socket, no
 // logger of ours, no dice.
-var pure = []string{"scheduler/internal/placement", "netproxy/resolve", "nodeagent/internal/podstate", "nodeagent/internal/podstatus", "cmd/rutter/internal/delta", "cmd/rutter/internal/incident", "cmd/rutter/internal/past"}
+var pure = []string{"scheduler/internal/placement", "netproxy/resolve", "nodeagent/internal/podstate", "nodeagent/internal/podstatus", "cmd/rutter/internal/delta", "cmd/rutter/internal/health", "cmd/rutter/internal/incident", "cmd/rutter/internal/past", "cmd/rutter/internal/tally"}
 
 var impure = map[string]string{
 	"net/http": "I/O", "os/exec": "I/O", "net": "I/O", "github.com/rs/zerolog": "what is decided is logged by who asked",

@@ -70,10 +70,12 @@ func (s *Server) Status(ctx context.Context) (st Status, text json.RawMessage, e
 	return st, text, nil
 }
 
-// Query chooses events. Nil fields are any; Since and Until are instants or empty.
+// Query chooses events. Nil fields are any; Since and Until are instants or empty. With
+// Follow it goes on with what happens, until the context ends.
 type Query struct {
 	Group, Resource, Namespace, Name *string
 	Since, Until                     string
+	Follow                           bool
 }
 
 // QueryOf asks for the events of one object.
@@ -92,6 +94,9 @@ func (q Query) values() url.Values {
 		if text != "" {
 			v.Set(name, text)
 		}
+	}
+	if q.Follow {
+		v.Set("follow", "true")
 	}
 	return v
 }

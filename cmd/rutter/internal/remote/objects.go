@@ -174,6 +174,11 @@ const listLimit = "500"
 // List reads all objects of a resource as they were at an instant, by key. An empty
 // namespace is all of them. A resource that was not served then has none.
 func (s *Server) List(ctx context.Context, instant string, r Resource, namespace string) (map[schemas.Key]json.RawMessage, error) {
+	return s.Select(ctx, instant, r, namespace, "")
+}
+
+// Select is List of those objects that a field selector chooses.
+func (s *Server) Select(ctx context.Context, instant string, r Resource, namespace, fields string) (map[schemas.Key]json.RawMessage, error) {
 	out := map[schemas.Key]json.RawMessage{}
 	next := ""
 	for {
@@ -184,6 +189,9 @@ func (s *Server) List(ctx context.Context, instant string, r Resource, namespace
 			Items      []json.RawMessage
 		}
 		query := url.Values{"limit": {listLimit}}
+		if fields != "" {
+			query.Set("fieldSelector", fields)
+		}
 		if next != "" {
 			query.Set("continue", next)
 		}

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,11 @@ type Server struct {
 	mapper    meta.RESTMapper // made when first needed
 }
 
+var errNoKubeconfig = errors.New("no kubeconfig")
+
+// NoKubeconfig reports that Connect has failed because there is no kubeconfig.
+func NoKubeconfig(err error) bool { return errors.Is(err, errNoKubeconfig) }
+
 // Connect reads the kubeconfig. It does not ask the server yet.
 func Connect(cfg Config) (*Server, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
@@ -53,7 +59,7 @@ func Connect(cfg Config) (*Server, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: cfg.Context})
 	raw, err := loader.RawConfig()
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no kubeconfig %s; give --kubeconfig, set KUBECONFIG, or start a cluster with `rutter up`", rules.ExplicitPath)
+		return nil, fmt.Errorf("%w %s; give --kubeconfig, set KUBECONFIG, or start a cluster with `rutter up`", errNoKubeconfig, rules.ExplicitPath)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
@@ -100,6 +106,15 @@ func (s *Server) Close() { s.http.CloseIdleConnections() }
 
 // Namespace is the context's, "default" if it has none.
 func (s *Server) Namespace() string { return s.namespace }
+
+// URL is where the server is.
+func (s *Server) URL() string { return s.base.String() }
+
+// Trusts reports that the context's server is signed by exactly this authority.
+func (s *Server) Trusts(ca []byte) bool {
+	own := s.flat.Clusters[s.flat.Contexts[s.flat.CurrentContext].Cluster].CertificateAuthorityData
+	return len(own) > 0 && bytes.Equal(bytes.TrimSpace(own), bytes.TrimSpace(ca))
+}
 
 // Cluster is the name of the context's cluster.
 func (s *Server) Cluster() string { return s.flat.Contexts[s.flat.CurrentContext].Cluster }

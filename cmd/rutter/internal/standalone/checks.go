@@ -67,20 +67,25 @@ func kernelNewEnough(release string) error {
 	return nil
 }
 
+// listened is a port and the flag that chooses it.
+type listened struct {
+	flag string
+	port uint16
+}
+
+// ports are those that the cluster listens on.
+func (c Config) ports() []listened {
+	ports := []listened{{"--api-port", c.APIPort}, {"--bus-port", c.BusPort}}
+	if !c.NoNode {
+		ports = append(ports, listened{"--node-port", c.NodePort})
+	}
+	return ports
+}
+
 // checkPorts tells who else listens before anything is started. Each server listens
 // again by itself; a port taken in between fails there.
 func (c Config) checkPorts() error {
-	ports := []struct {
-		flag string
-		port uint16
-	}{{"--api-port", c.APIPort}, {"--bus-port", c.BusPort}}
-	if !c.NoNode {
-		ports = append(ports, struct {
-			flag string
-			port uint16
-		}{"--node-port", c.NodePort})
-	}
-	for _, p := range ports {
+	for _, p := range c.ports() {
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", p.port))
 		if err != nil {
 			return fmt.Errorf("port %d can't be used (%w); end what listens there or choose another with %s", p.port, err, p.flag)
