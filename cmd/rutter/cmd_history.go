@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rutter-project/rutter/cmd/rutter/internal/health"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 )
@@ -37,25 +38,19 @@ gaps. 2: it could not be asked.`,
 		Example: "  rutter history status\n  rutter history status -o json | jq .oldest.time",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkPlain(output); err != nil {
-				return err
-			}
-			s, err := o.connect()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			status, text, err := s.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if err := writeStatus(cmd.OutOrStdout(), output, status, text); err != nil {
-				return err
-			}
-			if len(status.Gaps) > 0 {
-				return errFound
-			}
-			return nil
+			return o.ask(output, func(s *remote.Server) error {
+				status, text, err := s.Status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if err := writeStatus(cmd.OutOrStdout(), output, status, text); err != nil {
+					return err
+				}
+				if len(status.Gaps) > 0 {
+					return errFound
+				}
+				return nil
+			})
 		},
 	}
 	o.serverFlags(c)
@@ -102,13 +97,4 @@ func instantText(i remote.Instant) string {
 }
 
 // size is a number of bytes for people.
-func size(bytes int64) string {
-	value, unit := float64(bytes), "B"
-	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if value < 1024 {
-			break
-		}
-		value, unit = value/1024, next
-	}
-	return fmt.Sprintf("%.4g %s", value, unit)
-}
+func size(bytes int64) string { return health.Bytes(uint64(max(bytes, 0))) }

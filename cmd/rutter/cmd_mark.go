@@ -108,15 +108,7 @@ Exit code 0: all are held. 1: some are not. 2: they could not be read.`,
 		Example: "  rutter mark list\n  rutter mark list -o json | jq -r '.[].name'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkPlain(output); err != nil {
-				return err
-			}
-			s, err := o.connect()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			return listMarks(cmd, s, output)
+			return o.ask(output, func(s *remote.Server) error { return listMarks(cmd, s, output) })
 		},
 	}
 	o.serverFlags(c)

@@ -34,25 +34,19 @@ Exit code 0: healthy. 1: a part has failed. 2: the API server could not be asked
   until rutter status; do sleep 5; done`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkPlain(output); err != nil {
-				return err
-			}
-			s, err := o.connect()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			report, err := newObserver(s, *cfg).status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if err := writeReportOfStatus(cmd.OutOrStdout(), output, report); err != nil {
-				return err
-			}
-			if !report.Healthy {
-				return errFound
-			}
-			return nil
+			return o.ask(output, func(s *remote.Server) error {
+				report, err := newObserver(s, *cfg).status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if err := writeReportOfStatus(cmd.OutOrStdout(), output, report); err != nil {
+					return err
+				}
+				if !report.Healthy {
+					return errFound
+				}
+				return nil
+			})
 		},
 	}
 	o.serverFlags(c)

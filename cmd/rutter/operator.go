@@ -37,6 +37,19 @@ func (o *operator) connect() (*remote.Server, error) {
 	return remote.Connect(remote.Config{Kubeconfig: o.kubeconfig, Context: o.context, Fallback: o.cluster.Kubeconfig()})
 }
 
+// ask connects, once the form of output is known to be right.
+func (o *operator) ask(output string, fn func(s *remote.Server) error) error {
+	if err := checkPlain(output); err != nil {
+		return err
+	}
+	s, err := o.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return fn(s)
+}
+
 // object reads RESOURCE/NAME.
 func (o *operator) object(s *remote.Server, arg string) (remote.Resource, schemas.Key, error) {
 	resource, name, err := splitObject(arg)
