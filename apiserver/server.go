@@ -132,7 +132,7 @@ func (s *Server) prepare() error {
 	if s.client, err = kubernetes.NewForConfig(s.clientConfig); err != nil {
 		return fmt.Errorf("loopback client: %w", err)
 	}
-	s.informers = informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields))
+	s.informers = withPods(informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields)), s.pods())
 	s.flow, err = s.newFlow()
 	return err
 }
@@ -149,6 +149,7 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.feed.Run(ctx) })
+	g.Go(func() error { return s.view.Forms.Run(ctx) })
 	g.Go(func() error { return s.serve(ctx) })
 	if s.cfg.Bus != nil {
 		for _, c := range s.relay.Collectors() {

@@ -30,11 +30,13 @@ type Config struct {
 
 // Limits. etcd's default quota of 2 GiB is too small for a busy history of five minutes.
 const (
-	quotaBytes    = 8 << 30
-	maxRequest    = 3<<20 + 512<<10 // the API's 3 MiB and the header
-	maxTxnOps     = 512
-	startTimeout  = time.Minute
-	snapshotCount = 10000
+	quotaBytes   = 8 << 30
+	maxRequest   = 3<<20 + 512<<10 // the API's 3 MiB and the header
+	maxTxnOps    = 512
+	startTimeout = time.Minute
+	// snapshotCount is after how many entries the log in memory is cut off. Entries are as
+	// long as objects, and what a snapshot costs a member is a commit.
+	snapshotCount = 2000
 	// catchUp is how many entries of its log a member keeps in memory for followers that
 	// lag. A lone member has none; etcd's default of 5,000 would be 5,000 objects.
 	catchUp = 100

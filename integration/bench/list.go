@@ -16,8 +16,10 @@ const (
 	pageSize   = 500
 )
 
-// listForms are ways to read all pods.
-var listForms = []struct{ name, accept, query string }{
+// listForm is a way to read all pods.
+type listForm struct{ name, accept, query string }
+
+var listForms = []listForm{
 	{"JSON", asJSON, ""},
 	{"protobuf", asProtobuf, ""},
 	{"Table", asTable, ""},
@@ -30,7 +32,7 @@ func (p plan) lists(ctx context.Context, t *table, n int, sides []*side) error {
 	for _, form := range listForms {
 		var cpu, wall []float64
 		for _, s := range sides {
-			c, w, err := p.list(ctx, s, form.accept, namespace+"/pods?"+form.query)
+			c, w, err := p.list(ctx, s, n, form)
 			if err != nil {
 				return err
 			}
@@ -48,10 +50,13 @@ const leastCPU = 500 * time.Millisecond
 
 // list reads a list as often as is wanted, and more often if that is too little to
 // measure, after once that does not count.
-func (p plan) list(ctx context.Context, s *side, accept, path string) (cpu, wall time.Duration, err error) {
+func (p plan) list(ctx context.Context, s *side, n int, form listForm) (cpu, wall time.Duration, err error) {
+	accept, path := form.accept, namespace+"/pods?"+form.query
 	if err := s.readAll(ctx, accept, path); err != nil {
 		return 0, 0, err
 	}
+	profiled := p.profile(ctx, s, fmt.Sprintf("LIST %d %s", n, form.name))
+	defer func() { err = errors.Join(err, profiled()) }()
 	before, err := s.cpu()
 	if err != nil {
 		return 0, 0, err

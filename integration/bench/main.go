@@ -19,7 +19,7 @@ import (
 // options are the command line.
 type options struct {
 	rutter, dir, work, out string
-	only                   string
+	only, profiles         string
 	objects, watchers      string
 	repeat, writes         int
 	informers, deliveries  int
@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&o.only, "only", strings.Join(sections, ","), "sections to run")
 	flag.StringVar(&o.objects, "objects", "10000,50000", "pods, ascending; each size is measured")
 	flag.StringVar(&o.watchers, "watchers", "100,1000,5000", "watchers; each number is measured")
+	flag.StringVar(&o.profiles, "profiles", "", "a folder for profiles of both API servers while they are measured, which costs some of what is measured")
 	flag.IntVar(&o.repeat, "repeat", 5, "how often each list is read")
 	flag.IntVar(&o.writes, "writes", 2000, "objects that are created, updated, patched and deleted")
 	flag.IntVar(&o.informers, "informers", 50, "that sync at once")
@@ -55,6 +56,11 @@ func run(ctx context.Context, o options) (err error) {
 	plan, err := o.plan()
 	if err != nil {
 		return err
+	}
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o700); err != nil {
+			return err
+		}
 	}
 	programs, err := servers.Build(ctx, o.dir, o.work)
 	if err != nil {

@@ -24,6 +24,9 @@ func (p plan) memory(ctx context.Context, t *table, n int, sides []*side) error 
 			return err
 		}
 		all = append(all, mb)
+		if err := p.save(ctx, s, fmt.Sprintf("memory with %d pods", n), "/debug/pprof/heap"); err != nil {
+			return err
+		}
 	}
 	t.add(fmt.Sprintf("memory with %d pods", n), "RSS MB", less, all...)
 	return nil

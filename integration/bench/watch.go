@@ -109,12 +109,13 @@ func (p plan) fan(ctx context.Context, s *side, n, slow int) (f fan, err error) 
 	if err != nil {
 		return f, err
 	}
+	profiled := p.profile(ctx, s, fmt.Sprintf("%d watchers %d stalled", n, slow))
 	if f.took, err = p.deliver(ctx, s, w, n); err != nil {
 		return f, err
 	}
 	after, err := s.cpu()
 	f.cpu = after - before
-	return f, err
+	return f, errors.Join(err, profiled())
 }
 
 // deliver changes the object at a rate that both sides can keep up with, and waits for

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -69,6 +70,7 @@ func (p plan) write(ctx context.Context, s *side, kind change, created []string)
 	if err != nil {
 		return cost{}, err
 	}
+	profiled := p.profile(ctx, s, kind.name)
 	begin := time.Now()
 	took, err := concurrently(ctx, p.writes, func(ctx context.Context, i int) error { return kind.do(ctx, s, i, created) })
 	if err != nil {
@@ -76,5 +78,5 @@ func (p plan) write(ctx context.Context, s *side, kind change, created []string)
 	}
 	wall := time.Since(begin)
 	after, err := s.cpu()
-	return cost{after - before, wall, took}, err
+	return cost{after - before, wall, took}, errors.Join(err, profiled())
 }

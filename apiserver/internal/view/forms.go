@@ -1,6 +1,7 @@
 package view
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,10 @@ const (
 	formOverhead = 256
 	// formsTried is how many old forms are looked at to make room for a new one.
 	formsTried = 4
+	// sweepEvery is how often old forms are looked for that nothing has to make room for,
+	// and sweepAtOnce how many are looked at before readers get their turn.
+	sweepEvery  = time.Minute
+	sweepAtOnce = 1024
 )
 
 // Forms keeps what was made of items for readers of other forms than the stored bytes,
@@ -23,9 +28,8 @@ const (
 // are made each time they are asked for: a list that is too long to be kept still finds a
 // part of itself.
 type Forms struct {
-	limit int
-
 	mu    sync.Mutex
+	limit int      // guarded by mu
 	bytes int      // of all forms that are kept; guarded by mu
 	queue []*place // the oldest first, some of them empty already; guarded by mu
 }
@@ -48,6 +52,38 @@ type place struct {
 
 // NewForms keeps up to limit bytes.
 func NewForms(limit int) *Forms { return &Forms{limit: limit} }
+
+// Allow sets how many bytes are kept. What is kept already stays while it is wanted.
+func (f *Forms) Allow(limit int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.limit = limit
+}
+
+// Run drops what nobody asks for any more, until ctx ends.
+func (f *Forms) Run(ctx context.Context) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			f.sweep(now)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// sweep looks at all forms that were there when it began.
+func (f *Forms) sweep(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for left := len(f.queue); left > 0; left -= sweepAtOnce {
+		f.dropOld(min(left, sweepAtOnce), now)
+		f.mu.Unlock()
+		f.mu.Lock()
+	}
+}
 
 // Get returns what was put for an item. kind is any comparable value.
 func (f *Forms) Get(i *Item, kind any, now time.Time) (any, bool) {
@@ -100,7 +136,13 @@ func (f *Forms) Put(i *Item, kind, value any, size int, now time.Time) {
 
 // makeRoom drops forms that nobody asks for any more, and tells whether there is room.
 func (f *Forms) makeRoom(size int, now time.Time) bool {
-	for range min(formsTried, len(f.queue)) {
+	f.dropOld(formsTried, now)
+	return f.bytes+size <= f.limit
+}
+
+// dropOld looks at some forms and drops those that nobody asks for any more.
+func (f *Forms) dropOld(most int, now time.Time) {
+	for range min(most, len(f.queue)) {
 		p := f.queue[0]
 		f.queue = f.queue[1:]
 		if p.empty {
@@ -116,7 +158,6 @@ func (f *Forms) makeRoom(size int, now time.Time) bool {
 			f.queue = append(f.queue, p)
 		}
 	}
-	return f.bytes+size <= f.limit
 }
 
 func (f *Forms) vacate(p *place) {

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,5 +55,45 @@ func TestFormsOfOldVersionsAreForgotten(t *testing.T) {
 	apply(v, entry(2, feed.Modified, "a"))
 	if _, ok := v.Forms.Get(item, "proto", time.Now()); ok || v.Forms.Bytes() != 0 {
 		t.Errorf("%d bytes are kept of an object that has changed", v.Forms.Bytes())
+	}
+}
+
+func TestFormsAreSweptWhenNobodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f := NewForms(1 << 20)
+		go func() { _ = f.Run(ctx) }()
+		old, asked := &Item{Rev: 1}, &Item{Rev: 2}
+		f.Put(old, "proto", 1, 10, time.Now())
+		f.Put(asked, "proto", 2, 10, time.Now())
+		for range 3 {
+			time.Sleep(formsAge / 2)
+			f.Get(asked, "proto", time.Now())
+		}
+		synctest.Wait()
+		if _, ok := f.Get(old, "proto", time.Now()); ok {
+			t.Error("a form is kept that nobody has asked for")
+		}
+		if _, ok := f.Get(asked, "proto", time.Now()); !ok || f.Bytes() != 10+formOverhead {
+			t.Errorf("a form that is asked for: found %t, %d bytes kept", ok, f.Bytes())
+		}
+		cancel()
+	})
+}
+
+func TestFormsMayTakeAsMuchAsIsStored(t *testing.T) {
+	v := New(nil)
+	big := entry(1, feed.Created, "a")
+	big.Object = make([]byte, formsLeast+1000)
+	changed := entry(2, feed.Modified, "a")
+	changed.Object = make([]byte, formsLeast+3000)
+	for n, step := range []struct {
+		entry feed.Entry
+		want  int
+	}{{big, formsLeast + 1000}, {changed, formsLeast + 3000}, {entry(3, feed.Deleted, "a"), formsLeast}} {
+		apply(v, step.entry)
+		if v.Forms.limit != step.want {
+			t.Errorf("after change %d, %d bytes may be kept, want %d", n, v.Forms.limit, step.want)
+		}
 	}
 }

@@ -143,3 +143,15 @@ type Event struct {
 	Item *Item
 	Prev *Item
 }
+
+// grown is by how many bytes there is more stored than before.
+func (e *Event) grown() int {
+	var n int
+	if e.Type != Deleted {
+		n = len(e.Item.Object)
+	}
+	if e.Prev != nil {
+		n -= len(e.Prev.Object)
+	}
+	return n
+}

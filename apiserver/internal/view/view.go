@@ -17,6 +17,7 @@ type View struct {
 	mu     sync.RWMutex
 	tables map[string]*Table // by prefix; guarded by mu
 	rev    int64             // guarded by mu
+	bytes  int               // of all stored objects; guarded by mu
 
 	// Wait blocks until everything up to a revision has been applied; set once.
 	wait func(ctx context.Context, rev int64) error
@@ -24,14 +25,16 @@ type View struct {
 
 var _ feed.Sink = (*View)(nil)
 
-// formsLimit is how many bytes of other forms than the stored one are kept: pods in
-// protobuf are a third as long as what is stored.
-const formsLimit = 64 << 20
+// formsLeast is how many bytes of other forms than the stored one may be kept at least.
+// Otherwise it is as many as are stored, so that a list of everything can be kept in two
+// or three forms: pods in protobuf are half as long as what is stored, rows of a table a
+// tenth.
+const formsLeast = 64 << 20
 
 // New returns an empty view. wait is how a reader waits until the feed has applied a
 // revision that etcd has committed.
 func New(wait func(ctx context.Context, rev int64) error) *View {
-	return &View{Forms: NewForms(formsLimit), tables: map[string]*Table{}, wait: wait}
+	return &View{Forms: NewForms(formsLeast), tables: map[string]*Table{}, wait: wait}
 }
 
 // Table returns the view of the resource below prefix ("/rutter/registry/core/pods").
@@ -70,8 +73,10 @@ func (v *View) Rev() int64 {
 // Reset implements feed.Sink: forget everything, hold these objects.
 func (v *View) Reset(rev int64, entries []feed.Entry) error {
 	items := map[string][]*Item{}
+	var bytes int
 	for i := range entries {
 		e := &entries[i]
+		bytes += len(e.Object)
 		prefix := prefixOf(e.Key)
 		items[prefix] = append(items[prefix], itemOf(e))
 	}
@@ -83,7 +88,8 @@ func (v *View) Reset(rev int64, entries []feed.Entry) error {
 	for prefix, t := range v.tables {
 		t.reset(rev, items[prefix])
 	}
-	v.rev = rev
+	v.rev, v.bytes = rev, bytes
+	v.Forms.Allow(max(formsLeast, bytes))
 	return nil
 }
 
@@ -104,8 +110,10 @@ func (v *View) Apply(batch feed.Batch) {
 	for _, events := range changes {
 		for i := range events {
 			v.Forms.forget(events[i].Prev)
+			v.bytes += events[i].grown()
 		}
 	}
+	v.Forms.Allow(max(formsLeast, v.bytes))
 	v.rev = batch.Rev
 }
 
