@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -192,6 +193,9 @@ func TestNodeRestriction(t *testing.T) {
 	node := c.nodeClient(t, "restricted")
 	made, err := node.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "restricted"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, c.client.CoreV1().Nodes().Delete(context.WithoutCancel(t.Context()), "restricted", metav1.DeleteOptions{}))
+	})
 	require.Equal(t, "node.kubernetes.io/not-ready", made.Spec.Taints[0].Key, "a new node is tainted until it is ready")
 	_, err = node.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "stranger"}}, metav1.CreateOptions{})
 	require.True(t, apierrors.IsForbidden(err), "%v", err)

@@ -95,6 +95,7 @@ func (z *zoo) addCustom(t *testing.T) {
 		"additionalPrinterColumns":[{"name":"Legs","type":"integer","jsonPath":".spec.legs"},{"name":"Since","type":"date","jsonPath":".spec.since"},{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}]}]}}`, group)
 	a := z.send(t, "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd, "Content-Type: application/json")
 	require.Equal(t, 201, a.status, "%s", a.body)
+	t.Cleanup(func() { z.undefine(t, "beasts."+group) })
 	client, err := dynamic.NewForConfig(z.config)
 	require.NoError(t, err)
 	eventually(t, func() error {
