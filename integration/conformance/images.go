@@ -99,9 +99,13 @@ func (p programs) images() ([]image, error) {
 	}, nil
 }
 
-// busyboxBase is a system of busybox and bash. The shell is bash, because Debian's
-// busybox prefers its own applets to the programs in PATH, and hides variables from
-// them whose names are no identifiers.
+// pathShell comes before /bin in the PATH of our images.
+const pathShell = "/usr/local/bin/sh"
+
+// busyboxBase is a system of busybox and bash. The first shell in PATH is bash, because
+// Debian's busybox prefers its own applets to the programs in PATH, and hides variables
+// from them whose names are no identifiers. /bin/sh is busybox's, whose messages
+// upstream's tests expect.
 func busyboxBase() (images.Options, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -116,7 +120,7 @@ func busyboxBase() (images.Options, error) {
 		return images.Options{}, err
 	}
 	files["/bin/busybox"] = busybox
-	links["/bin/sh"], links["/bin/bash"] = shell, shell
+	links[pathShell], links["/bin/bash"] = shell, shell
 	if shell == "/bin/bash" {
 		delete(links, shell)
 	}
@@ -132,6 +136,7 @@ func (p programs) agnhostImage(base images.Options) (images.Options, error) {
 	o.Cmd = []string{"pause"}
 	o.Links, o.Texts = maps.Clone(o.Links), maps.Clone(o.Texts)
 	o.Links["/agnhost-2"] = "agnhost"
+	o.Links["/bin/sh"] = o.Links[pathShell] // tests call curl, nc and others by it, which must not be applets
 	for _, tool := range tools {
 		path, files, err := withLibraries(tool)
 		if err != nil {
