@@ -86,6 +86,11 @@ func TestCommandsOfThePast(t *testing.T) {
 		want(t, c.must("before-scale", "-n", "shop", "get", "pods"), pod)
 		want(t, c.operator(1, "diff", "--from", "before-scale", "-n", "shop", "deploy"), "~ spec.replicas: 3 → 0")
 		want(t, c.operator(0, "log", "cm/rutter-marks", "-n", "kube-system"), "admin (rutter-mark)")
+		tapped, err := c.RutterBus("tap", "deploy/web", "-n", "shop", "--since", "before-scale", "--limit", "1", "--timeout", "1m", "-o", "diff")
+		if err != nil {
+			t.Errorf("tap since a mark: %v", err)
+		}
+		want(t, tapped, "~ spec.replicas: 3 → 0")
 		c.operator(0, "mark", "delete", "before-scale")
 		want(t, c.operator(2, "diff", "--from", "before-scale"), "no mark has this name")
 	})

@@ -43,7 +43,8 @@ environment is the revision, such as rev-1234.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return runAt(cmd, o, args) },
+		ValidArgsFunction: completer{cfg}.instant,
+		RunE:              func(cmd *cobra.Command, args []string) error { return runAt(cmd, o, args) },
 	}
 	o.serverFlags(c)
 	c.Flags().SetInterspersed(false)

@@ -10,6 +10,7 @@ import (
 	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
+	"github.com/rutter-project/rutter/schemas"
 )
 
 // Exit codes of a bisected command, as git has them.
@@ -20,7 +21,7 @@ const (
 
 func newBisect(cfg *standalone.Config) *cobra.Command {
 	o := operator{cluster: cfg}
-	var good, bad string
+	var good, bad, output string
 	c := &cobra.Command{
 		Use:   "bisect --good INSTANT [--bad INSTANT] -- COMMAND [ARGUMENT...]",
 		Short: "Find the revision at which a command began to fail",
@@ -39,32 +40,39 @@ Exit code 0: found. 1: only skipped revisions are left. 2: it could not be done.
 			if good == "" {
 				return fmt.Errorf("--good is missing; give %s", past.Forms)
 			}
-			return runBisect(cmd, o, good, bad, args)
+			if err := checkPlain(output); err != nil {
+				return err
+			}
+			return runBisect(cmd, o, bisectFlags{good, bad, output}, args)
 		},
 	}
 	o.serverFlags(c)
 	c.Flags().StringVar(&good, "good", "", "an instant at which the command succeeds: "+past.Forms)
 	c.Flags().StringVar(&bad, "bad", "now", "a later instant at which it fails")
+	plainOutput(c, &output)
 	c.Flags().SetInterspersed(false)
 	return c
 }
 
-func runBisect(cmd *cobra.Command, o operator, good, bad string, command []string) error {
+// bisectFlags say between which instants is searched.
+type bisectFlags struct{ good, bad, output string }
+
+func runBisect(cmd *cobra.Command, o operator, f bisectFlags, command []string) error {
 	s, err := o.connect()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	from, err := resolve(cmd, s, "--good", good)
+	from, err := resolve(cmd, s, "--good", f.good)
 	if err != nil {
 		return err
 	}
-	to, err := resolve(cmd, s, "--bad", bad)
+	to, err := resolve(cmd, s, "--bad", f.bad)
 	if err != nil {
 		return err
 	}
 	if from.Rev >= to.Rev {
-		return fmt.Errorf("--good %s is %s, which is not before --bad %s, %s", good, from.Text(), bad, to.Text())
+		return fmt.Errorf("--good %s is %s, which is not before --bad %s, %s", f.good, from.Text(), f.bad, to.Text())
 	}
 	w, err := s.OpenWindow(from.Text())
 	if err != nil {
@@ -81,7 +89,7 @@ func runBisect(cmd *cobra.Command, o operator, good, bad string, command []strin
 	if err != nil {
 		return err
 	}
-	return reportBisection(cmd, s, search)
+	return reportBisection(cmd, s, search, f.output)
 }
 
 // verdict is what a command says about a revision.
@@ -150,25 +158,55 @@ func searchRevisions(ctx context.Context, b *past.Bisection, judge func(rev int6
 	return nil
 }
 
+// bisection is what was found, in JSON and YAML.
+type bisection struct {
+	Good int64 `json:"good"`
+	Bad  int64 `json:"bad"`
+	// Found says that nothing is between the two.
+	Found  bool            `json:"found"`
+	Events []schemas.Event `json:"events"`
+}
+
 // reportBisection prints the first bad revision with who changed what.
-func reportBisection(cmd *cobra.Command, s *remote.Server, b *past.Bisection) error {
-	good, bad := b.Found()
-	out := cmd.OutOrStdout()
-	if bad-good > 1 {
-		fmt.Fprintf(out, "The first bad revision is behind %s, up to %s; those between can't be judged.\n", remote.RevText(good), remote.RevText(bad))
-		return errFound
+func reportBisection(cmd *cobra.Command, s *remote.Server, b *past.Bisection, output string) error {
+	r := bisection{Events: []schemas.Event{}}
+	r.Good, r.Bad = b.Found()
+	r.Found = r.Bad-r.Good == 1
+	if r.Found {
+		events, err := s.At(cmd.Context(), r.Bad)
+		if err != nil {
+			return err
+		}
+		r.Events = append(r.Events, events...)
 	}
-	fmt.Fprintf(out, "%s is the first bad revision.\n", remote.RevText(bad))
-	events, err := s.At(cmd.Context(), bad)
-	if err != nil {
+	if err := writeBisection(cmd, s, output, r); err != nil {
 		return err
 	}
-	if len(events) == 0 {
+	if !r.Found {
+		return errFound
+	}
+	return nil
+}
+
+func writeBisection(cmd *cobra.Command, s *remote.Server, form string, r bisection) error {
+	out := cmd.OutOrStdout()
+	switch {
+	case form == "json":
+		return writeJSON(out, r)
+	case form == "yaml":
+		return writeYAML(out, r)
+	case !r.Found:
+		_, err := fmt.Fprintf(out, "The first bad revision is behind %s, up to %s; those between can't be judged.\n", remote.RevText(r.Good), remote.RevText(r.Bad))
+		return err
+	}
+	fmt.Fprintf(out, "%s is the first bad revision.\n", remote.RevText(r.Bad))
+	if len(r.Events) == 0 {
 		_, err := fmt.Fprintln(out, "You may not see what changed in it.")
 		return err
 	}
 	show := diffEvents(out, pastClock, beforeOf(cmd.Context(), s))
-	for _, e := range events {
+	var err error
+	for _, e := range r.Events {
 		err = errors.Join(err, show(e))
 	}
 	return err

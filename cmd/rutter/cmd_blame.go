@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -40,7 +41,7 @@ Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
   rutter blame deploy/web -n shop --at -1h | grep image
   rutter blame cm/settings -o json`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.object,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runBlame(cmd, f, args[0]) },
 	}
 	f.flags(c)
@@ -98,7 +99,7 @@ func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
 	}
 	if len(events) == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s are held up to %s.\n", objectName(key), at.Text())
-		return errFound
+		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), f.output))
 	}
 	var base []byte
 	if first := events[0]; first.PrevRev > 0 && !sealed(key) {

@@ -51,7 +51,7 @@ Exit code 0: no difference. 1: differences. 2: it could not be done.`,
   rutter diff --from rev-1200 --to rev-1300 -A -o name
   KUBECTL_EXTERNAL_DIFF="diff -u -N" rutter diff --from -1h configmaps -A`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.object,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runDiff(cmd, f, args) },
 	}
 	f.flags(c)
@@ -97,8 +97,11 @@ func runDiff(cmd *cobra.Command, f diffFlags, args []string) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "Left out, since you may not list them: %s\n", strings.Join(slices.Sorted(maps.Keys(hidden)), ", "))
 	}
 	changed, err := differences(before, after)
-	if err != nil || len(changed) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(changed) == 0 {
+		return writeNothing(cmd.OutOrStdout(), f.output)
 	}
 	if program := os.Getenv("KUBECTL_EXTERNAL_DIFF"); program != "" && f.output == "table" {
 		return externalDiff(cmd, program, from.Text(), to.Text(), changed)
@@ -262,6 +265,18 @@ func writeDifferences(w io.Writer, form string, changed []difference) error {
 		}
 	}
 	return nil
+}
+
+// writeNothing prints an empty list, where programs read what is printed.
+func writeNothing(w io.Writer, form string) error {
+	switch form {
+	case "json":
+		return writeJSON(w, []string{})
+	case "yaml":
+		return writeYAML(w, []string{})
+	default:
+		return nil
+	}
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -22,8 +22,11 @@ func newDown(cfg *standalone.Config) *cobra.Command {
 running, as after Ctrl-C.
 
 With --purge everything the cluster made is removed: containers, network namespaces,
-mounts, BPF programs and maps, cgroups, and the data directory.`,
-		Args: cobra.NoArgs,
+mounts, BPF programs and maps, cgroups, and the data directory.
+
+Exit code 0: it is down. 2: it could not be stopped or removed.`,
+		Example: "  rutter down\n  rutter down --purge --node-name worker-1",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), stopPatience)
 			defer cancel()

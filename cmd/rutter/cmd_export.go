@@ -38,11 +38,17 @@ Exit code 0: interrupted. 2: it could not be done.`,
   rutter export http://localhost:4318 pods -n shop --state /var/lib/shop.position
   rutter export https://otlp.example.com --header "Authorization=Bearer $TOKEN" --since 1h`,
 		Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return []string{"http://localhost:4318"}, cobra.ShellCompDirectiveNoFileComp
+			}
+			return completer{cfg}.kind(cmd, args[1:], typed)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return runExport(cmd, *cfg, f, args) },
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
 	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only this namespace")
-	c.Flags().StringVar(&f.since, "since", "", "begin in the past if there is no position yet: "+past.TimeForms)
+	c.Flags().StringVar(&f.since, "since", "", "begin in the past if there is no position yet: "+past.Forms)
 	c.Flags().StringVar(&f.state, "state", "", "file for the position (default: otlp.position in the data directory)")
 	c.Flags().StringArrayVar(&f.headers, "header", nil, "send with every request, NAME=VALUE")
 	return c
@@ -61,7 +67,7 @@ func runExport(cmd *cobra.Command, cfg standalone.Config, f exportFlags, args []
 	if bridge.Pass, err = keyFilter(args[1:], f.namespace); err != nil {
 		return err
 	}
-	if err := parseSince(f.since, time.Now(), &bridge.Start); err != nil {
+	if err := parseSince(cmd.Context(), cfg, f.since, time.Now(), &bridge.Start); err != nil {
 		return err
 	}
 	if err := bridge.Validate(); err != nil {

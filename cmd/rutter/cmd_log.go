@@ -39,7 +39,7 @@ Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
   rutter log node/worker-1 --diff                     # what each change changed
   rutter log deploy/web -o ndjson | jq .header.user`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.object,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runLog(cmd, f, args[0]) },
 	}
 	f.flags(c)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -149,38 +150,44 @@ func listMarks(cmd *cobra.Command, s *remote.Server, output string) error {
 
 func newMarkDelete(cfg *standalone.Config) *cobra.Command {
 	o := operator{cluster: cfg}
+	var output string
 	c := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a mark",
 		Long: `Delete forgets a name; its instant stays as long as it is held.
 
 Exit code 0: deleted. 1: there is no such mark. 2: it could not be done.`,
-		Example: "  rutter mark delete before-upgrade",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  rutter mark delete before-upgrade",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completer{cfg}.mark,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := o.connect()
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			marks, err := s.Marks(cmd.Context())
-			if err != nil {
-				return err
-			}
-			was, there := marks.Values[args[0]]
-			if !there {
-				fmt.Fprintf(cmd.ErrOrStderr(), "There is no mark %q.\n", args[0])
-				return errFound
-			}
-			if err := setMark(cmd, s, marks, args[0], nil); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, which was %s, is deleted.\n", args[0], was)
-			return err
+			return o.ask(output, func(s *remote.Server) error { return deleteMark(cmd, s, args[0], output) })
 		},
 	}
 	o.serverFlags(c)
+	plainOutput(c, &output)
 	return c
+}
+
+func deleteMark(cmd *cobra.Command, s *remote.Server, name, output string) error {
+	marks, err := s.Marks(cmd.Context())
+	if err != nil {
+		return err
+	}
+	was, there := marks.Values[name]
+	if !there {
+		fmt.Fprintf(cmd.ErrOrStderr(), "There is no mark %q.\n", name)
+		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), output))
+	}
+	if err := setMark(cmd, s, marks, name, nil); err != nil {
+		return err
+	}
+	if output != "table" {
+		rev, _ := schemas.ParseMark(was) // 0 if it stood for none
+		return writeMarks(cmd.OutOrStdout(), output, []mark{{Name: name, Rev: rev}})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, which was %s, is deleted.\n", name, was)
+	return err
 }
 
 func writeMarks(w io.Writer, form string, marks []mark) error {

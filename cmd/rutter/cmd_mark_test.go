@@ -1,10 +1,14 @@
 package main
 
 import (
+	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
 
@@ -74,8 +78,25 @@ func TestMarkNames(t *testing.T) {
 		require.Equal(t, exitFailed, code)
 		require.Equal(t, want, errs)
 	}
-	_, _, errs := rutter(t, "tap", "--since", "before-upgrade", "--data-dir", t.TempDir())
-	require.Equal(t, "rutter: --since \"before-upgrade\": the bus knows no marks; give the revision that `rutter mark list` shows\n", errs)
 	_, out, _ := rutter(t, "__complete", "mark", "")
 	require.Contains(t, out, "list\t")
+}
+
+// TestTapSinceAMark: what begins at a mark begins behind the state that was marked.
+func TestTapSinceAMark(t *testing.T) {
+	f := startStory(t)
+	f.events = append(f.events, change(41, 0, schemas.Added, schemas.Marks.String(), "carol kubectl", "create", `{"data":{"before-scale":"rev-20"}}`))
+	cfg := standalone.Config{DataDir: t.TempDir()}
+	var opts bus.TapOptions
+	require.ErrorContains(t, parseSince(t.Context(), cfg, "before-scale", time.Now(), &opts), "no kubeconfig "+cfg.Kubeconfig())
+	text, err := os.ReadFile(os.Getenv("KUBECONFIG"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(cfg.Kubeconfig(), text, 0o600))
+	require.NoError(t, parseSince(t.Context(), cfg, "before-scale", time.Now(), &opts))
+	require.Equal(t, bus.TapOptions{SinceRev: 21}, opts)
+
+	for _, command := range [][]string{{"tap"}, {"export", "http://127.0.0.1:1"}} {
+		_, _, errs := rutter(t, append(command, "--since", "never-set", "--data-dir", cfg.DataDir)...)
+		require.Equal(t, "rutter: --since never-set: instant \"never-set\" is not held; the oldest instant held is rev-5\n", errs)
+	}
 }

@@ -52,7 +52,7 @@ held of the objects. 2: it could not be done.`,
 		Example: `  rutter restore deploy/web -n shop --from -1h                # what would change?
   rutter restore deploy/web -n shop --from -1h --apply --force-conflicts
   rutter diff --from rev-1200 -n shop -o name configmaps | rutter restore -f - --from rev-1200`,
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.objects,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runRestore(cmd, f, args) },
 	}
 	f.flags(c)
@@ -112,7 +112,7 @@ func runRestore(cmd *cobra.Command, f restoreFlags, args []string) error {
 	}
 	if len(wanted) == 0 {
 		fmt.Fprintf(r.errs, "Nothing of it is held at %s.\n", r.at.Text())
-		return errFound
+		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), f.output))
 	}
 	if err := r.try(cmd.Context(), wanted); err != nil {
 		return err

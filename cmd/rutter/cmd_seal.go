@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -28,33 +29,87 @@ func newSeal(cfg *standalone.Config) *cobra.Command {
 pki/seal.key in the data directory, holds the present key and the former ones, which still
 open what they sealed. Keys are called by the beginning of a digest.`,
 	}
-	c.AddCommand(
-		&cobra.Command{
-			Use: "status", Short: "Show the keys and how many Secrets each of them seals", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error { return sealStatus(cmd, *cfg) },
+	c.AddCommand(newSealStatus(cfg), newSealRotate(cfg), newSealForget(cfg))
+	return c
+}
+
+func newSealStatus(cfg *standalone.Config) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "status", Short: "Show the keys and how many Secrets each of them seals",
+		Long: `Status lists the keys of the key file and of the Secrets in etcd, with how many Secrets each
+seals. It needs a running cluster on this machine.
+
+Exit code 0: shown. 2: it could not be done.`,
+		Example: "  rutter seal status\n  rutter seal status -o json | jq '.[] | select(.state == \"former\").key'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkPlain(output); err != nil {
+				return err
+			}
+			s, err := readSealing(cmd.Context(), *cfg)
+			if err != nil {
+				return err
+			}
+			return writeSealing(cmd.OutOrStdout(), output, sealingRows(s))
 		},
-		&cobra.Command{
-			Use: "rotate", Short: "Make a new key and seal all Secrets with it",
-			Long: `Rotate makes a new key, with which the API server seals from then on, and writes every Secret
+	}
+	plainOutput(c, &output)
+	return c
+}
+
+func newSealRotate(cfg *standalone.Config) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "rotate", Short: "Make a new key and seal all Secrets with it",
+		Long: `Rotate makes a new key, with which the API server seals from then on, and writes every Secret
 anew, unchanged, so that none is left under a former key. It needs a running cluster, and may
 be repeated when it was interrupted. Former keys stay in the file, because the history needs
 them: see "rutter seal forget".
 
 Exit code 0: all Secrets are sealed with the new key. 1: some are not. 2: it could not be done.`,
-			Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error { return sealRotate(cmd, *cfg) },
+		Example: "  rutter seal rotate && rutter seal status",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkPlain(output); err != nil {
+				return err
+			}
+			return sealRotate(cmd, *cfg, output)
 		},
-		&cobra.Command{
-			Use: "forget KEY", Short: "Destroy a former key",
-			Long: `Forget takes a former key out of the key file. Secrets of the past that it sealed never open
+	}
+	plainOutput(c, &output)
+	return c
+}
+
+func newSealForget(cfg *standalone.Config) *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "forget KEY", Short: "Destroy a former key",
+		Long: `Forget takes a former key out of the key file. Secrets of the past that it sealed never open
 again: whoever asks for them at an instant gets an error, at the latest after the API server
 is started again, for it remembers what it has opened. Forget refuses while a Secret of the
-present is sealed with the key. Copies of the file in backups are yours to destroy.`,
-			Example: "  rutter seal status\n  rutter seal forget 1f2e3d4c5b6a",
-			Args:    cobra.ExactArgs(1),
-			RunE:    func(cmd *cobra.Command, args []string) error { return sealForget(cmd, *cfg, args[0]) },
+present is sealed with the key. Copies of the file in backups are yours to destroy.
+
+Exit code 0: the key is gone. 2: it could not be done.`,
+		Example: "  rutter seal status\n  rutter seal forget 1f2e3d4c5b6a",
+		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
+			defer cancel()
+			s, err := readSealing(ctx, *cfg)
+			if err != nil || len(args) > 0 || len(s.Keys) == 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return s.Keys[1:], cobra.ShellCompDirectiveNoFileComp
 		},
-	)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkPlain(output); err != nil {
+				return err
+			}
+			return sealForget(cmd, *cfg, args[0], output)
+		},
+	}
+	plainOutput(c, &output)
 	return c
 }
 
@@ -68,32 +123,27 @@ func readSealing(ctx context.Context, cfg standalone.Config) (apiserver.Sealing,
 	return apiserver.ReadSealing(ctx, etcd, cfg.SealFile())
 }
 
-func sealStatus(cmd *cobra.Command, cfg standalone.Config) error {
-	s, err := readSealing(cmd.Context(), cfg)
-	if err != nil {
-		return err
-	}
-	return writeSealing(cmd.OutOrStdout(), s)
+// sealingRow is a key in JSON and YAML.
+type sealingRow struct {
+	Key     string `json:"key"`
+	State   string `json:"state"`
+	Secrets int    `json:"secrets"`
 }
 
-func writeSealing(out io.Writer, s apiserver.Sealing) error {
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "KEY\tSTATE\tSECRETS")
+// sealingRows are the keys of the file, and what Secrets name besides.
+func sealingRows(s apiserver.Sealing) []sealingRow {
+	rows := []sealingRow{}
 	for i, key := range s.Keys {
 		state := "former"
 		if i == 0 {
 			state = "present"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\n", key, state, len(s.Secrets[key]))
+		rows = append(rows, sealingRow{key, state, len(s.Secrets[key])})
 	}
-	var others []string
-	for key := range s.Secrets {
-		if !slices.Contains(s.Keys, key) {
-			others = append(others, key)
+	for _, key := range slices.Sorted(maps.Keys(s.Secrets)) {
+		if slices.Contains(s.Keys, key) {
+			continue
 		}
-	}
-	slices.Sort(others)
-	for _, key := range others {
 		state := "not in the file"
 		switch key {
 		case apiserver.NotSealed:
@@ -101,7 +151,22 @@ func writeSealing(out io.Writer, s apiserver.Sealing) error {
 		case apiserver.SealedUnnamed:
 			state = "one of these"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\n", key, state, len(s.Secrets[key]))
+		rows = append(rows, sealingRow{key, state, len(s.Secrets[key])})
+	}
+	return rows
+}
+
+func writeSealing(out io.Writer, form string, rows []sealingRow) error {
+	switch form {
+	case "json":
+		return writeJSON(out, rows)
+	case "yaml":
+		return writeYAML(out, rows)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "KEY\tSTATE\tSECRETS")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%d\n", r.Key, r.State, r.Secrets)
 	}
 	return w.Flush()
 }
@@ -109,7 +174,7 @@ func writeSealing(out io.Writer, s apiserver.Sealing) error {
 // sealPatience bounds how long the API server may take to seal a Secret with a new key.
 const sealPatience = 30 * time.Second
 
-func sealRotate(cmd *cobra.Command, cfg standalone.Config) error {
+func sealRotate(cmd *cobra.Command, cfg standalone.Config, output string) error {
 	ctx := cmd.Context()
 	client, err := adminClient(cfg)
 	if err != nil {
@@ -139,7 +204,14 @@ func sealRotate(cmd *cobra.Command, cfg standalone.Config) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Key %s seals %d Secrets.\n", key, len(after.Secrets[key]))
+	if output == "table" {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "Key %s seals %d Secrets.\n", key, len(after.Secrets[key]))
+	} else {
+		err = writeSealing(cmd.OutOrStdout(), output, sealingRows(after))
+	}
+	if err != nil {
+		return err
+	}
 	if left := after.Outdated(); len(left) > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d Secrets are still sealed with a former key, %s/%s among them.\n", len(left), left[0].Namespace, left[0].Name)
 		return errFound
@@ -162,7 +234,7 @@ func writeAgain(ctx context.Context, client kubernetes.Interface, key schemas.Ke
 	return err
 }
 
-func sealForget(cmd *cobra.Command, cfg standalone.Config, key string) error {
+func sealForget(cmd *cobra.Command, cfg standalone.Config, key, output string) error {
 	s, err := readSealing(cmd.Context(), cfg)
 	if err != nil {
 		return err
@@ -177,8 +249,11 @@ func sealForget(cmd *cobra.Command, cfg standalone.Config, key string) error {
 	if err := apiserver.ForgetSealing(cfg.SealFile(), key); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Key %s is gone from %s.\n", key, cfg.SealFile())
-	return nil
+	if output != "table" {
+		return writeSealing(cmd.OutOrStdout(), output, []sealingRow{{Key: key, State: "forgotten"}})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "Key %s is gone from %s.\n", key, cfg.SealFile())
+	return err
 }
 
 func adminClient(cfg standalone.Config) (*kubernetes.Clientset, error) {

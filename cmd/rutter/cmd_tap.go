@@ -15,6 +15,7 @@ import (
 
 	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -49,7 +50,7 @@ done.`,
   rutter tap --since 10m -o ndjson             # the last ten minutes, then live, one JSON object a line
   rutter tap pods --limit 1 --timeout 30s      # wait for a change`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.object,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runTap(cmd, *cfg, f, args) },
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
@@ -57,7 +58,7 @@ done.`,
 	c.Flags().StringSliceVar(&f.types, "type", nil, "only changes of these types: ADDED, MODIFIED, DELETED")
 	c.Flags().StringVar(&f.user, "user", "", "only changes by this user")
 	c.Flags().StringVar(&f.manager, "manager", "", "only changes by this field manager")
-	c.Flags().StringVar(&f.since, "since", "", "begin in the past: "+past.TimeForms)
+	c.Flags().StringVar(&f.since, "since", "", "begin in the past: "+past.Forms)
 	c.Flags().IntVar(&f.limit, "limit", 0, "end after so many changes; 0 for none")
 	c.Flags().DurationVar(&f.timeout, "timeout", 0, "end after this time; 0 for never")
 	outputFlag(c, &f.output)
@@ -78,7 +79,7 @@ func runTap(cmd *cobra.Command, cfg standalone.Config, f tapFlags, args []string
 		return err
 	}
 	opts := bus.TapOptions{Filter: filter}
-	if err := parseSince(f.since, time.Now(), &opts); err != nil {
+	if err := parseSince(cmd.Context(), cfg, f.since, time.Now(), &opts); err != nil {
 		return err
 	}
 	var client *bus.Client
@@ -193,8 +194,9 @@ func tapFilter(args []string, namespace string) (string, error) {
 	return schemas.Filter(k), nil
 }
 
-// parseSince reads --since into the options.
-func parseSince(since string, now time.Time, opts *bus.TapOptions) error {
+// parseSince reads --since into the options. A mark is looked up on the cluster of this
+// machine, whose bus is tapped.
+func parseSince(ctx context.Context, cfg standalone.Config, since string, now time.Time, opts *bus.TapOptions) error {
 	if since == "" {
 		return nil
 	}
@@ -202,9 +204,19 @@ func parseSince(since string, now time.Time, opts *bus.TapOptions) error {
 	if err != nil {
 		return fmt.Errorf("--since %w", err)
 	}
-	if at.Mark {
-		return fmt.Errorf("--since %q: the bus knows no marks; give the revision that `rutter mark list` shows", since)
-	}
 	opts.SinceRev, opts.Since = at.Rev, at.At
+	if !at.Mark {
+		return nil
+	}
+	s, err := remote.Connect(remote.Config{Kubeconfig: cfg.Kubeconfig()})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	found, err := s.Resolve(ctx, since)
+	if err != nil {
+		return fmt.Errorf("--since %s: %w", since, err)
+	}
+	opts.SinceRev = found.Rev + 1 // what was marked is the state, and what follows it is asked for
 	return nil
 }

@@ -59,7 +59,7 @@ be done.`,
   rutter top --by actor,manager,verb --watch --interval 2s
   rutter top --since before-upgrade --until now -o json | jq '.rows[0]'`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: completeKind,
+		ValidArgsFunction: completer{cfg}.kind,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runTop(cmd, f, args) },
 	}
 	f.serverFlags(c)

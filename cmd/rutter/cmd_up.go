@@ -21,7 +21,10 @@ func newUp(cfg *standalone.Config) *cobra.Command {
 		Long: `Up runs a whole cluster in this process: etcd, NATS JetStream, API server,
 reconcilers, scheduler and a node. It needs root, containerd and runc.
 
-Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it was.`,
+Ctrl-C stops it; state is kept and pods keep running. Up again goes on where it was. What
+this machine lacks to run it is for rutter check host.
+
+Exit code 0: it was stopped. 2: it could not be started, or a part of it has failed.`,
 		Example: `  rutter up
   rutter up --merge                 # also add the context "rutter" to ~/.kube/config
   rutter up --no-node               # API, reconcilers and scheduler only; needs no root

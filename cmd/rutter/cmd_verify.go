@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -23,8 +22,13 @@ both still hold, and the stream's state with etcd's objects.
 
 Exit code 0: nothing is missing, doubled, out of order or different. 1: something is.
 2: it could not be checked.`,
+		Example: `  rutter verify
+  rutter verify -o json | jq .missing`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkPlain(output); err != nil {
+				return err
+			}
 			client, err := standalone.Operator(cmd.Context(), *cfg, zerolog.Nop())
 			if err != nil {
 				return err
@@ -49,19 +53,16 @@ Exit code 0: nothing is missing, doubled, out of order or different. 1: somethin
 		},
 	}
 	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	plainOutput(c, &output)
 	return c
 }
 
 func writeReport(w io.Writer, form string, r *bus.Report) error {
 	switch form {
 	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(r)
-	case "table":
-	default:
-		return fmt.Errorf("--output %q: want table or json", form)
+		return writeJSON(w, r)
+	case "yaml":
+		return writeYAML(w, r)
 	}
 	_, err := fmt.Fprintf(w, "Revisions %d to %d: %d changes in etcd.\n%d missing, %d doubled, %d out of order, %d different, %d unknown.\nState: %d objects in etcd; %d missing, %d stale, %d extra.\n",
 		r.From, r.To, r.Changes, r.Missing, r.Doubled, r.Unordered, r.Different, r.Unknown, r.Objects, r.StateMissing, r.StateStale, r.StateExtra)

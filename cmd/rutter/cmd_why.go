@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -32,7 +33,7 @@ Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
   rutter why deploy/web -n shop --at -10m
   rutter why node/worker-1 -o json`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeResource,
+		ValidArgsFunction: completer{cfg}.object,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runWhy(cmd, f, args[0]) },
 	}
 	f.flags(c)
@@ -57,7 +58,7 @@ func runWhy(cmd *cobra.Command, f blameFlags, arg string) error {
 	}
 	if len(steps) == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s are held up to %s.\n", objectName(key), at.Text())
-		return errFound
+		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), f.output))
 	}
 	return writeWhy(cmd.OutOrStdout(), f.output, steps)
 }

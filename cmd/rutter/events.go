@@ -34,14 +34,7 @@ func complete(c *cobra.Command, flag string, values []string) {
 	}
 }
 
-// completeResource offers the resources that have a short name.
-func completeResource(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return shortResources(), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
-}
-
+// shortResources are the resources that have a short name.
 func shortResources() []string { return slices.Sorted(maps.Keys(shortNames)) }
 
 // eventWriter prints events in the chosen form. before finds the event of the same object
@@ -229,14 +222,6 @@ func (d *diffWriter) remember(e schemas.Event) {
 		clear(d.known)
 	}
 	d.known[e.Key] = e
-}
-
-// completeKind is completeResource for commands that want no name behind it.
-func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return shortResources(), cobra.ShellCompDirectiveNoFileComp
 }
 
 // isTerminal reports that somebody looks at what is written.

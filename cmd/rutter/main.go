@@ -75,6 +75,7 @@ func newRoot() *cobra.Command {
 		newLog(&cfg), newDiff(&cfg), newBlame(&cfg), newWhy(&cfg), newAt(&cfg), newBisect(&cfg), newHistory(&cfg),
 		newMark(&cfg), newRestore(&cfg), newBundle(&cfg), newOpen(), newStatus(&cfg), newCheck(&cfg), newTop(&cfg),
 	)
+	completer{&cfg}.register(root)
 	return root
 }
 

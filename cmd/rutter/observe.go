@@ -112,7 +112,9 @@ func (o observer) nodes(ctx context.Context) ([]health.Node, error) {
 	out := []health.Node{}
 	for key, text := range found {
 		var is struct {
-			Status struct{ Conditions []struct{ Type, Status, Reason string } }
+			Status struct {
+				Conditions []struct{ Type, Status, Reason string }
+			}
 		}
 		if err := json.Unmarshal(text, &is); err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)

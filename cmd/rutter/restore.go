@@ -233,7 +233,7 @@ func (r *restorer) finish(cmd *cobra.Command, all []*wanted) error {
 	}
 	if len(changed) == 0 {
 		fmt.Fprintf(r.errs, "Nothing differs from %s.\n", r.at.Text())
-		return nil
+		return writeNothing(cmd.OutOrStdout(), r.output)
 	}
 	if r.write && conflicts > 0 && !r.force {
 		return fmt.Errorf("%s changed by others since %s; nothing was written; --force-conflicts overrides them", count(conflicts, "object"), r.at.Text())

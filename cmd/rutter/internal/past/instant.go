@@ -10,10 +10,7 @@ import (
 )
 
 // Forms is what an instant may look like, for messages.
-const Forms = TimeForms + ", or a mark"
-
-// TimeForms are those that need no cluster to be read.
-const TimeForms = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, rev-N"
+const Forms = "a time ago such as -5m, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, rev-N, or a mark"
 
 // Instant is an instant as somebody wrote it. Text is the form that the server reads.
 type Instant struct {

@@ -231,3 +231,20 @@ func typed(item json.RawMessage, apiVersion, kind string) json.RawMessage {
 	}
 	return out
 }
+
+// Names are the names of a resource's objects now, of the first page.
+func (s *Server) Names(ctx context.Context, r Resource, namespace string) ([]string, error) {
+	var page struct {
+		Items []struct {
+			Metadata struct{ Name string }
+		}
+	}
+	if err := s.get(ctx, r.path(namespace, ""), url.Values{"limit": {listLimit}}, &page); err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, item := range page.Items {
+		out = append(out, item.Metadata.Name)
+	}
+	return out, nil
+}
