@@ -240,7 +240,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		s.keepFlowDefaults(ctx)
 		return nil
 	})
-	g.Go(func() error { return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile)) })
+	g.Go(func() error {
+		return closed(outer.ServeTLS(gathering{s.listener}, s.serving.CertFile, s.serving.KeyFile))
+	})
 	g.Go(func() error {
 		<-ctx.Done()
 		s.shutdown(outer, inner)

@@ -60,7 +60,9 @@ func (f inJSON) list(page store.Page, write func([]byte) error) error {
 		}
 		return write(append(bytes.TrimSuffix(buf, []byte("[")), f.nothing()...))
 	}
-	buf, err := f.listHead(make([]byte, 0, writeSize+writeSize/4), page)
+	piece := takePiece()
+	defer piece.give()
+	buf, err := f.listHead(piece.bytes[:0], page)
 	for n, i := range page.Items {
 		if err != nil {
 			return err
@@ -76,7 +78,9 @@ func (f inJSON) list(page store.Page, write func([]byte) error) error {
 	if err != nil {
 		return err
 	}
-	return write(append(buf, "]}\n"...))
+	buf = append(buf, "]}\n"...)
+	piece.bytes = buf
+	return write(buf)
 }
 
 func (f inJSON) object(i *view.Item) ([]byte, error) {

@@ -68,7 +68,9 @@ func writeProto(f protoForm, page store.Page, write func([]byte) error) error {
 		}
 		size += fieldSize(len(messages[n]))
 	}
-	buf := appendUnknownHead(make([]byte, 0, min(size, writeSize)+writeSize/4), f.listType(), size)
+	piece := takePiece()
+	defer piece.give()
+	buf := appendUnknownHead(piece.bytes[:0], f.listType(), size)
 	buf = appendField(buf, listMeta, aboutBytes)
 	for _, m := range messages {
 		buf = appendField(buf, listItem, m)
@@ -79,7 +81,9 @@ func writeProto(f protoForm, page store.Page, write func([]byte) error) error {
 			buf = buf[:0]
 		}
 	}
-	return write(appendUnknownTail(buf))
+	buf = appendUnknownTail(buf)
+	piece.bytes = buf
+	return write(buf)
 }
 
 func appendUnknownHead(dst []byte, kind runtime.TypeMeta, size int) []byte {
