@@ -10,39 +10,6 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
-// Range says which part of ARCHIVE to read.
-type Range struct {
-	// Filter is a subject filter, as schemas.Filter makes them; "" is everything.
-	// Gaps are told whatever the filter.
-	Filter string
-	// From is the sequence to begin with, or the next one there is; 0 for the first.
-	// With Follow, what is missing between is told as a gap.
-	From uint64
-	// Follow goes on with changes as they come, until the context ends.
-	Follow bool
-	// Ready, if not nil, is called whenever the stream has begun to send. What
-	// happens from then on is not missed.
-	Ready func()
-}
-
-// ErrStop ends ReadRange early, without being an error.
-var ErrStop = errStop
-
-// ReadRange calls fn for every change in a part of ARCHIVE, in order and each once.
-// Where the archive no longer has changes, fn gets an event of type GAP. fn may take
-// its time: that holds up nobody else.
-func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) error) error {
-	s := scan{stream: StreamArchive, from: r.From, follow: r.Follow, ready: r.Ready}
-	switch r.Filter {
-	case "", schemas.AllObjects:
-		s.filters = []string{schemas.AllObjects}
-	default:
-		s.filters = []string{r.Filter, schemas.ResyncSubject}
-	}
-	s.lost = func(last, next schemas.Event) error { return fn(trimmedGap(last.Rev, next)) }
-	return c.scan(ctx, s, fn)
-}
-
 // trimmedGap is what a reader is told who has seen everything up to a revision when the
 // stream's next change comes after some that it no longer has.
 func trimmedGap(after int64, next schemas.Event) schemas.Event {

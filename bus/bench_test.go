@@ -139,23 +139,34 @@ func BenchmarkInformerSync(b *testing.B) {
 	b.ReportMetric(10000*float64(b.N)/b.Elapsed().Seconds(), "objects/s")
 }
 
-// BenchmarkReplay is the rate at which the past can be read.
+// BenchmarkReplay is the rate at which the past can be read: message by message, as taps
+// do, and in packs.
 func BenchmarkReplay(b *testing.B) {
 	bus := startBus(b)
-	const events = 20000
+	const events = 20480
 	for i := range events {
 		key := pod(fmt.Sprint("p", i%1000))
 		require.NoError(b, bus.window.Publish(b.Context(), key.Subject(), bus.benchEvent(key), 0))
 	}
 	bus.flush(b)
 	bus.settle(b, StreamArchive)
-	for b.Loop() {
-		n := 0
-		require.NoError(b, bus.scan(b.Context(), scan{stream: StreamArchive, filter: schemas.AllObjects}, func(schemas.Event) error {
-			n++
-			return nil
-		}))
-		require.Equal(b, events, n)
+	require.NoError(b, bus.PackArchive(b.Context()))
+	for name, read := range map[string]func(func(schemas.Event) error) error{
+		"messages": func(fn func(schemas.Event) error) error {
+			return bus.scan(b.Context(), scan{stream: StreamArchive, filter: schemas.AllObjects}, fn)
+		},
+		"packs": func(fn func(schemas.Event) error) error {
+			return bus.ReadRange(b.Context(), Range{Urgent: true}, fn)
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				n := 0
+				require.NoError(b, read(func(schemas.Event) error { n++; return nil }))
+				require.Equal(b, events, n)
+			}
+			b.ReportMetric(events*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
 	}
-	b.ReportMetric(events*float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }

@@ -51,6 +51,8 @@ type Client struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	log zerolog.Logger
+	// traffic is shared by all clients of an embedded server.
+	traffic *traffic
 
 	mu   sync.Mutex
 	lost chan struct{} // closed and replaced when the connection is lost; guarded by mu
@@ -81,6 +83,9 @@ func Connect(ctx context.Context, cfg ClientConfig, log zerolog.Logger) (*Client
 		cfg.TailCheck = DefaultTailCheck
 	}
 	c := &Client{cfg: cfg, lost: make(chan struct{}), log: log.With().Str("component", "bus").Logger()}
+	if c.traffic = newTraffic(); cfg.Server != nil {
+		c.traffic = cfg.Server.traffic
+	}
 	nc, err := nats.Connect(cfg.URL, c.options(ctx)...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: connect: %w", err)

@@ -131,6 +131,8 @@ type StreamsConfig struct {
 	ArchiveAge   time.Duration
 	// KeyframeBytes bounds the whole states that are kept beside the archive.
 	KeyframeBytes int64
+	// PackBytes bounds the packed copy of the archive.
+	PackBytes int64
 }
 
 // DefaultStreamsConfig fits a single machine with a small disk.
@@ -142,6 +144,7 @@ func DefaultStreamsConfig() StreamsConfig {
 		ArchiveBytes:  2 << 30,
 		ArchiveAge:    30 * 24 * time.Hour,
 		KeyframeBytes: 1 << 30,
+		PackBytes:     1 << 30,
 	}
 }
 
@@ -150,7 +153,7 @@ func (c StreamsConfig) Validate() error {
 	switch {
 	case c.Replicas < 1:
 		return errors.New("bus: streams need at least one replica")
-	case c.HistoryBytes <= 0 || c.ArchiveBytes <= 0 || c.KeyframeBytes <= 0:
+	case c.HistoryBytes <= 0 || c.ArchiveBytes <= 0 || c.KeyframeBytes <= 0 || c.PackBytes <= 0:
 		return errors.New("bus: stream sizes must be positive")
 	case c.HistoryAge < time.Second || c.ArchiveAge < c.HistoryAge:
 		return errors.New("bus: history must be kept for a second at least, and the archive for as long as history")

@@ -14,6 +14,7 @@ import (
 
 const (
 	scanBatch    = 500
+	gentleBatch  = 64       // while changes are published: the server sends a batch in one go
 	scanBytes    = 24 << 20 // three of the largest messages, lest large objects fill the memory
 	scanIdle     = time.Minute
 	scanAttempts = 5
@@ -34,6 +35,8 @@ type scan struct {
 	// follow makes the pass go on with messages as they come, until the context
 	// ends.
 	follow bool
+	// gentle reads in small batches.
+	gentle bool
 	// ready is called, if set, whenever a consumer has begun.
 	ready func()
 	// lost is called, if set, before the first message after some that the stream
@@ -136,7 +139,11 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 	if consumer.CachedInfo().NumPending == 0 && !s.follow {
 		return nil
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(scanBatch, scanBytes))
+	batch := scanBatch
+	if s.gentle {
+		batch = gentleBatch
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(batch, scanBytes))
 	if err != nil {
 		return fail(err)
 	}

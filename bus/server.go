@@ -26,6 +26,8 @@ type Server struct {
 	log    zerolog.Logger
 	secret string // password of in-process connections; new at every start
 	nats   *natsserver.Server
+	// traffic is what the clients of this process publish.
+	traffic *traffic
 }
 
 // accountsConfig declares the two accounts. EDGE can reach exactly these calls
@@ -73,7 +75,7 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	if _, err := rand.Read(secret); err != nil {
 		return nil, fmt.Errorf("bus: make secret: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret)}
+	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic()}
 	opts, err := s.options()
 	if err != nil {
 		return nil, err

@@ -62,6 +62,13 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	if err := c.makeKeyframes(ctx); err != nil {
 		return Streams{}, err
 	}
+	packs, err := c.existing(ctx, StreamPacks)
+	if err == nil {
+		err = c.makeStream(ctx, packs, packsConfig(cfg))
+	}
+	if err != nil {
+		return Streams{}, err
+	}
 	info, err := c.existing(ctx, StreamRelay)
 	if err != nil {
 		return Streams{}, err
@@ -227,7 +234,7 @@ func (c *Client) statePartial(ctx context.Context, have *jetstream.StreamInfo) (
 // DropStreams deletes all streams. What they held can be made again from etcd,
 // except for the past.
 func (c *Client) DropStreams(ctx context.Context) error {
-	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamArchive, StreamRelay, StreamHistory} {
+	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamPacks, StreamArchive, StreamRelay, StreamHistory} {
 		if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("bus: delete stream %s: %w", name, err)
 		}

@@ -93,6 +93,7 @@ func (w *Window) Publish(ctx context.Context, subject string, e schemas.Event, t
 		return w.fail(fmt.Errorf("bus: publish %s: %w", subject, err))
 	}
 	w.next++
+	w.c.traffic.note()
 	return w.Err()
 }
 

@@ -99,6 +99,24 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+func TestFiltersAreReadBack(t *testing.T) {
+	for filter, want := range map[string]Key{
+		"h.>":                         {AnyToken, AnyToken, AnyToken, AnyToken},
+		SubjectPrefix("a.b", "c", ""): {"a.b", "c", AnyToken, AnyToken},
+		SubjectPrefix("", "c", "d"):   {"", "c", "d", AnyToken},
+		Filter(Key{Group: AnyToken, Resource: AnyToken, Namespace: "", Name: AnyToken}): {AnyToken, AnyToken, "", AnyToken},
+		Key{Group: "g", Resource: "r", Namespace: "n", Name: "a b"}.Subject():           {"g", "r", "n", "a b"},
+	} {
+		got, err := ParseFilter(filter)
+		require.NoError(t, err, filter)
+		require.Equal(t, want, got, filter)
+	}
+	for _, filter := range []string{"", ">", "h", "x.>", "h.a.b.c", "h.a.b.c.d.e", "h.a.b.c.d.>", "h.a.>.c.d", "h.a.b.c.%2e", "h.*.*.n." + EscapeToken("*")} {
+		_, err := ParseFilter(filter)
+		require.ErrorIs(t, err, ErrNotObject, filter)
+	}
+}
+
 func TestNodeRouteIsReversible(t *testing.T) {
 	for _, node := range []string{"a", "ip-10-0-0-1.ec2.internal", "_", "a b", "%2E"} {
 		got, err := ParseNodeRoute(NodeRoute(node))

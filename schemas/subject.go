@@ -88,6 +88,33 @@ func Filter(k Key) string {
 	return string(dst)
 }
 
+// ParseFilter turns what Filter and SubjectPrefix write back into a Key, whose fields are
+// AnyToken where the filter takes any value.
+func ParseFilter(filter string) (Key, error) {
+	tokens := strings.Split(filter, ".")
+	if last := len(tokens) - 1; tokens[last] == ">" && last >= 1 && last < subjectTokens {
+		for tokens = tokens[:last]; len(tokens) < subjectTokens; {
+			tokens = append(tokens, AnyToken)
+		}
+	}
+	if len(tokens) != subjectTokens || tokens[0]+"." != SubjectRoot {
+		return Key{}, fmt.Errorf("filter %q: %w", filter, ErrNotObject)
+	}
+	var parts [subjectTokens - 1]string
+	for i, token := range tokens[1:] {
+		if token == AnyToken {
+			parts[i] = AnyToken
+			continue
+		}
+		part, ok := parseToken(token)
+		if !ok || part == AnyToken { // a Key can't tell the name "*" from any name
+			return Key{}, fmt.Errorf("filter %q: bad token %q: %w", filter, token, ErrNotObject)
+		}
+		parts[i] = part
+	}
+	return Key{Group: parts[0], Resource: parts[1], Namespace: parts[2], Name: parts[3]}, nil
+}
+
 // NodeRoute is the one subject that carries the pods of a node.
 func NodeRoute(node string) string {
 	return string(appendToken(append([]byte(nil), RouteRoot...), node))

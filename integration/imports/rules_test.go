@@ -41,7 +41,7 @@ var owners = []owner{
 	{"github.com/gin-gonic/gin", []string{"apiserver/internal/serve"}, "only one HTTP front exists; the node agent serves with net/http"},
 	{"go.etcd.io/etcd", []string{"apiserver"}, "etcd is the API server's alone: whoever else reads or writes it passes by admission, RBAC and the event stream"},
 	{"github.com/nats-io", []string{"bus"}, "subjects, accounts and sequence rules are held in one place; others would get the fencing wrong"},
-	{"github.com/klauspost/compress", []string{"apiserver/internal/history", "apiserver/internal/serve", "schemas/bundle"}, "keyframes, bundles and long lists are all that we compress ourselves"},
+	{"github.com/klauspost/compress", []string{"apiserver/internal/history", "apiserver/internal/serve", "bus", "schemas/bundle"}, "keyframes, packs, bundles and long lists are all that we compress ourselves"},
 	{"gopkg.in/natefinch/lumberjack.v2", []string{"apiserver/internal/audit"}, "the audit log is the only file that we rotate ourselves and others read"},
 	{"github.com/containerd", []string{"nodeagent"}, "containers are the agent's alone"},
 	{"github.com/opencontainers", []string{"nodeagent"}, "run specifications are the agent's alone"},

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -20,11 +21,12 @@ import (
 )
 
 // go test ./apiserver/internal/history -run '^$' -bench . -benchtime 20x -count 10 | benchstat -
-const (
-	benchEvents  = 1_000_000
-	benchObjects = 10_000
-	benchBody    = 1800
+var (
+	benchEvents  = flag.Int("events", 1_000_000, "that the log of BenchmarkPast has")
+	benchObjects = flag.Int("objects", 10_000, "that live at any instant of it")
 )
+
+const benchBody = 1800
 
 // upToDate is a feed and a relay that never lag.
 type upToDate struct{ rev int64 }
@@ -36,6 +38,7 @@ func (u *upToDate) current(context.Context) (int64, error) { return u.rev, nil }
 // benchLog is a history of random changes, with its keyframes.
 type benchLog struct {
 	*History
+	server *bus.Server
 	client *bus.Client
 	window *bus.Window
 	live   *upToDate
@@ -56,7 +59,7 @@ func newBenchLog(b *testing.B, events int) *benchLog {
 	b.Cleanup(server.Close)
 	streams := bus.DefaultStreamsConfig()
 	streams.ArchiveBytes = 16 << 30
-	l := &benchLog{live: &upToDate{rev: 1}, rng: rand.New(rand.NewPCG(1, 2)), filler: filler()}
+	l := &benchLog{server: server, live: &upToDate{rev: 1}, rng: rand.New(rand.NewPCG(1, 2)), filler: filler()}
 	l.client, err = bus.Connect(b.Context(), bus.ClientConfig{Name: "bench", Server: server, Streams: streams}, zerolog.Nop())
 	require.NoError(b, err)
 	b.Cleanup(l.client.Close)
@@ -73,8 +76,8 @@ func newBenchLog(b *testing.B, events int) *benchLog {
 	l.first = l.live.rev + 1
 	for n := range events {
 		key := n
-		if n >= benchObjects {
-			key = l.rng.IntN(benchObjects)
+		if n >= *benchObjects {
+			key = l.rng.IntN(*benchObjects)
 		}
 		l.write1(b, key)
 		if (n+1)%DefaultConfig().KeyframeEvents == 0 {
@@ -85,8 +88,13 @@ func newBenchLog(b *testing.B, events int) *benchLog {
 		}
 	}
 	l.settleAll(b)
+	time.Sleep(quiet) // packing gives way to what is being published
+	require.NoError(b, l.client.PackArchive(b.Context()))
 	return l
 }
+
+// quiet is for longer than a change makes readers give way.
+const quiet = 1100 * time.Millisecond
 
 func (l *benchLog) settleAll(b *testing.B) {
 	b.Helper()
@@ -124,84 +132,140 @@ func cpu(b *testing.B) time.Duration {
 }
 
 func BenchmarkPast(b *testing.B) {
-	l := newBenchLog(b, benchEvents)
-	instant := func() Instant {
-		rev := l.first + benchObjects + l.rng.Int64N(l.live.rev-l.first-benchObjects)
-		return Instant{Rev: rev, Time: time.Now()}
-	}
-	b.Run("first answer", func(b *testing.B) {
-		var took []time.Duration
-		used := cpu(b)
-		for b.Loop() {
-			l.states = newStates(DefaultConfig().CacheBytes)
-			i := instant()
-			started := time.Now()
-			found, err := l.Resolve(b.Context(), Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev})
-			require.NoError(b, err)
-			past, err := l.At(b.Context(), found)
-			require.NoError(b, err)
-			require.Equal(b, benchObjects, past.Objects)
-			took = append(took, time.Since(started))
-		}
-		slices.Sort(took)
-		b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-p50")
-		b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
-		b.ReportMetric(float64((cpu(b)-used).Milliseconds())/float64(b.N), "cpu-ms")
-	})
-	b.Run("repeated answer", func(b *testing.B) {
-		i := instant()
-		p := Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev}
-		_, err := l.At(b.Context(), i)
-		require.NoError(b, err)
-		for b.Loop() {
-			found, err := l.Resolve(b.Context(), p)
-			require.NoError(b, err)
-			_, err = l.At(b.Context(), found)
-			require.NoError(b, err)
-		}
-		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/1000, "ms/answer")
-	})
-	b.Run("replay", func(b *testing.B) {
-		n, used := 0, cpu(b)
-		for b.Loop() {
-			err := l.client.ReadRange(b.Context(), bus.Range{}, func(schemas.Event) error { n++; return nil })
-			require.NoError(b, err)
-		}
-		b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
-		b.ReportMetric(float64(n)/(cpu(b)-used).Seconds(), "events/s/core")
-	})
-	b.Run("live alone", func(b *testing.B) { l.live1(b) })
-	b.Run("live beside a replay", func(b *testing.B) {
-		ctx, cancel := context.WithCancel(b.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for ctx.Err() == nil {
-				_ = l.client.ReadRange(ctx, bus.Range{}, func(schemas.Event) error { return ctx.Err() }) // it is cut off
-			}
-		}()
-		l.live1(b)
-		cancel()
-		<-done
-	})
+	l := newBenchLog(b, *benchEvents)
+	b.Run("first answer", l.firstAnswer)
+	b.Run("repeated answer", l.repeatedAnswer)
+	b.Run("replay", l.replayAll)
+	b.Run("live beside a replay", l.liveBeside)
 }
 
-// live1 measures how long it takes the log to take a change, at 500 changes a second.
-func (l *benchLog) live1(b *testing.B) {
-	b.Helper()
+// instant is any at which all objects live.
+func (l *benchLog) instant() Instant {
+	first := l.first + int64(*benchObjects)
+	return Instant{Rev: first + l.rng.Int64N(l.live.rev-first), Time: time.Now()}
+}
+
+func (l *benchLog) firstAnswer(b *testing.B) {
 	var took []time.Duration
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
+	used := cpu(b)
 	for b.Loop() {
-		for range 500 {
-			<-tick.C
-			started := time.Now()
-			l.write1(b, l.rng.IntN(benchObjects))
-			require.NoError(b, l.window.Flush(b.Context()))
-			took = append(took, time.Since(started))
-		}
+		l.states = newStates(DefaultConfig().CacheBytes)
+		i := l.instant()
+		started := time.Now()
+		found, err := l.Resolve(b.Context(), Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev})
+		require.NoError(b, err)
+		past, err := l.At(b.Context(), found)
+		require.NoError(b, err)
+		require.Equal(b, *benchObjects, past.Objects)
+		took = append(took, time.Since(started))
 	}
 	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "us-p50")
-	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "us-p99")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-p50")
+	b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-max")
+	b.ReportMetric(float64((cpu(b)-used).Milliseconds())/float64(b.N), "cpu-ms")
+}
+
+func (l *benchLog) repeatedAnswer(b *testing.B) {
+	i := l.instant()
+	p := Point{Text: fmt.Sprint("rev-", i.Rev), Rev: i.Rev}
+	_, err := l.At(b.Context(), i)
+	require.NoError(b, err)
+	for b.Loop() {
+		found, err := l.Resolve(b.Context(), p)
+		require.NoError(b, err)
+		_, err = l.At(b.Context(), found)
+		require.NoError(b, err)
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/1000, "ms/answer")
+}
+
+func (l *benchLog) replayAll(b *testing.B) {
+	n, used := 0, cpu(b)
+	for b.Loop() {
+		err := l.client.ReadRange(b.Context(), bus.Range{}, func(schemas.Event) error { n++; return nil })
+		require.NoError(b, err)
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric(float64(n)/(cpu(b)-used).Seconds(), "events/s/core")
+}
+
+// Live changes are measured with and without a replay by short turns, so that whatever else
+// the machine does meets both alike.
+const (
+	liveTurns   = 20
+	liveChanges = 250 // in each turn
+	livePause   = 2 * time.Millisecond
+)
+
+// liveBeside measures how long live changes take to a tap, alone and beside a replay of all
+// there is that never ends.
+func (l *benchLog) liveBeside(b *testing.B) {
+	tap := l.tap(b)
+	var alone, beside []time.Duration
+	replayed, during := 0, time.Duration(0)
+	for b.Loop() {
+		for range liveTurns {
+			alone = append(alone, l.changes(b, tap)...)
+			ctx, cancel := context.WithCancel(b.Context())
+			done, started := make(chan struct{}), time.Now()
+			go func() {
+				defer close(done)
+				for ctx.Err() == nil {
+					_ = l.client.ReadRange(ctx, bus.Range{}, func(schemas.Event) error { replayed++; return ctx.Err() }) // it is cut off
+				}
+			}()
+			beside = append(beside, l.changes(b, tap)...)
+			cancel()
+			<-done
+			during += time.Since(started)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for name, took := range map[string][]time.Duration{"alone": alone, "beside": beside} {
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), name+"-us-p50")
+		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), name+"-us-p99")
+	}
+	b.ReportMetric(float64(beside[len(beside)*99/100])/float64(alone[len(alone)*99/100]), "p99-ratio")
+	b.ReportMetric(float64(replayed)/during.Seconds(), "replayed/s")
+}
+
+// tap follows the log from now on, over a connection of its own, and tells when each
+// revision came.
+func (l *benchLog) tap(b *testing.B) <-chan int64 {
+	b.Helper()
+	c, err := bus.Connect(b.Context(), bus.ClientConfig{Name: "tap", Server: l.server}, zerolog.Nop())
+	require.NoError(b, err)
+	ctx, cancel := context.WithCancel(b.Context())
+	seen, ready, done := make(chan int64, 1), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Tap(ctx, bus.TapOptions{Ready: func() { close(ready) }}, func(e schemas.Event) error { // it is cut off
+			seen <- e.Rev
+			return nil
+		})
+	}()
+	b.Cleanup(func() { cancel(); <-done; c.Close() })
+	<-ready
+	return seen
+}
+
+// changes makes one turn of changes, one after the other.
+func (l *benchLog) changes(b *testing.B, tap <-chan int64) []time.Duration {
+	b.Helper()
+	took := make([]time.Duration, 0, liveChanges)
+	tick := time.NewTicker(livePause)
+	defer tick.Stop()
+	for range liveChanges {
+		<-tick.C
+		started := time.Now()
+		l.write1(b, l.rng.IntN(*benchObjects))
+		for <-tap != l.live.rev {
+		}
+		took = append(took, time.Since(started))
+	}
+	return took
 }

@@ -19,14 +19,17 @@ type Follower interface {
 }
 
 // Baseline asks for a keyframe: the log has a new beginning.
-func (h *History) Baseline() {
+func (h *History) Baseline() { remind(h.due) }
+
+// remind leaves a note in a channel that has room for one.
+func remind(of chan<- struct{}) {
 	select {
-	case h.due <- struct{}{}:
-	default: // one is due already
+	case of <- struct{}{}:
+	default: // there is one already
 	}
 }
 
-// Run keeps keyframes until ctx ends, and then returns nil.
+// Run keeps keyframes and packs until ctx ends, and then returns nil.
 func (h *History) Run(ctx context.Context, changes Follower) error {
 	if err := h.parts.Relay.WaitFor(ctx, 1); err != nil { // the streams are there
 		return nil
@@ -35,18 +38,24 @@ func (h *History) Run(ctx context.Context, changes Follower) error {
 		h.log.Warn().Err(err).Msg("leftovers of keyframes not removed")
 	}
 	h.Baseline()
+	remind(h.grown)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { h.count(ctx, changes); return nil })
 	g.Go(func() error { h.keep(ctx); return nil })
+	g.Go(func() error { h.pack(ctx); return nil })
 	return g.Wait()
 }
 
-// count asks for a keyframe whenever there may have been enough changes. It reads what
-// the feed has in memory.
+// packChanges is after how many changes the log is packed again: those that are not take
+// ten times as long to read, but are few.
+const packChanges = 1024
+
+// count asks for a keyframe, or packs, whenever there may have been enough changes. It
+// reads what the feed has in memory.
 func (h *History) count(ctx context.Context, changes Follower) {
 	cursor := changes.Follow(h.parts.Feed.Revision() + 1)
 	defer func() { cursor.Close() }()
-	n := 0
+	n, unpacked := 0, 0
 	for ctx.Err() == nil {
 		batch, err := cursor.Next(ctx)
 		if err != nil {
@@ -57,6 +66,35 @@ func (h *History) count(ctx context.Context, changes Follower) {
 		if n += len(batch.Entries); n >= h.cfg.KeyframeEvents {
 			n = 0
 			h.Baseline()
+		}
+		if unpacked += len(batch.Entries); unpacked >= packChanges {
+			unpacked = 0
+			remind(h.grown)
+		}
+	}
+}
+
+// pack packs the log when it has grown.
+func (h *History) pack(ctx context.Context) {
+	for {
+		select {
+		case <-h.grown:
+		case <-ctx.Done():
+			return
+		}
+		if h.settle(ctx, h.parts.Feed.Revision()) != nil {
+			remind(h.grown) // it lags: packed as far as it has got, and then once more
+		}
+		err := h.parts.Frames.PackArchive(ctx)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		h.log.Warn().Err(err).Msg("log not packed, trying again")
+		select {
+		case <-time.After(h.cfg.RetryDelay):
+			remind(h.grown)
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -70,13 +70,14 @@ type Parts struct {
 	Clock func() time.Time
 }
 
-// History answers questions about the past. New makes one; Run keeps keyframes.
+// History answers questions about the past. New makes one; Run keeps keyframes and packs.
 type History struct {
 	cfg    Config
 	parts  Parts
 	log    zerolog.Logger
 	states *states
 	due    chan struct{} // has room for one: a keyframe is wanted
+	grown  chan struct{} // has room for one: the log has something to pack
 	builds chan struct{} // one token for each state in the making
 
 	mu       sync.Mutex
@@ -93,7 +94,7 @@ func New(parts Parts, cfg Config, log zerolog.Logger) *History {
 	}
 	return &History{
 		cfg: cfg, parts: parts, log: log.With().Str("component", "history").Logger(),
-		states: newStates(cfg.CacheBytes), due: make(chan struct{}, 1), builds: make(chan struct{}, cfg.Builders),
+		states: newStates(cfg.CacheBytes), due: make(chan struct{}, 1), grown: make(chan struct{}, 1), builds: make(chan struct{}, cfg.Builders),
 		resolved: map[string]Instant{}, flights: map[int64]*flight{},
 	}
 }

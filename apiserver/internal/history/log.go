@@ -23,12 +23,14 @@ type Log interface {
 	Retention() bus.StreamsConfig
 }
 
-// Frames is where keyframes are kept that are made while the log grows.
+// Frames is where keyframes are kept that are made while the log grows, and packs of the
+// log.
 type Frames interface {
 	LastEvent(ctx context.Context, stream string) (schemas.Event, error)
 	PutKeyframe(ctx context.Context, k bus.Keyframe, body io.Reader) error
 	DeleteKeyframe(ctx context.Context, rev int64) error
 	SweepKeyframes(ctx context.Context) error
+	PackArchive(ctx context.Context) error
 }
 
 var (

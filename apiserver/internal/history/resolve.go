@@ -223,7 +223,7 @@ func (h *held) gapAt(revs ...int64) *Gap {
 // were made by then: the log may have been away. Changes of unknown time count with the
 // next known one.
 func (h *History) late(ctx context.Context, at time.Time, rev int64, behind schemas.Event) (int64, error) {
-	err := h.parts.Bus.ReadRange(ctx, bus.Range{From: behind.Seq}, func(e schemas.Event) error {
+	err := h.parts.Bus.ReadRange(ctx, bus.Range{From: behind.Seq, Urgent: true}, func(e schemas.Event) error {
 		switch {
 		case e.Resync != 0:
 			return bus.ErrStop

@@ -250,7 +250,7 @@ func (h *History) forward(ctx context.Context, base *state, i Instant) (*state, 
 	}
 	last := map[schemas.Key]schemas.Event{}
 	seq := base.seq
-	err := h.parts.Bus.ReadRange(ctx, bus.Range{From: base.seq + 1}, func(e schemas.Event) error {
+	err := h.parts.Bus.ReadRange(ctx, bus.Range{From: base.seq + 1, Urgent: true}, func(e schemas.Event) error {
 		if effective(e) > i.Rev {
 			return bus.ErrStop
 		}

@@ -1,0 +1,235 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/rutter-project/rutter/schemas"
+)
+
+// StreamPacks holds what ARCHIVE holds once more, some hundred events to a message: a
+// reader of all of it gets them for a tenth of what single messages cost. It may lack any
+// part of ARCHIVE, which is then read there.
+const StreamPacks = "PACKS"
+
+const (
+	packSubject = "pack.archive"
+	// Headers of a pack: the sequences of ARCHIVE from which and up to which, that one
+	// excluded, it has every event.
+	packFrom = "Rutter-From"
+	packTo   = "Rutter-To"
+	// packEvents and packBytes, before compression, are what makes a pack full. Packs are
+	// small enough to be read between two live changes.
+	packEvents = 256
+	packBytes  = 512 << 10
+)
+
+// pack is one message of PACKS.
+type pack struct {
+	seq      uint64 // in PACKS
+	from, to uint64 // in ARCHIVE
+	body     []byte
+}
+
+func packsConfig(cfg StreamsConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: StreamPacks, Description: "the past, many changes to a message", Subjects: []string{packSubject},
+		Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
+		MaxAge: cfg.ArchiveAge, MaxBytes: cfg.PackBytes, Discard: jetstream.DiscardOld, AllowDirect: true,
+	}
+}
+
+// PackArchive packs what ARCHIVE has got since the last time, but for an end that fills no
+// pack, and drops packs of what ARCHIVE no longer holds. Any number of callers may do this
+// at once: all but one give way.
+func (c *Client) PackArchive(ctx context.Context) error {
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil || head.Empty {
+		return err
+	}
+	packs, err := c.openPacks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := packs.retire(ctx, head.First); err != nil {
+		return err
+	}
+	end, err := packs.end(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.packFrom(ctx, packs, max(end, head.First))
+	if errors.Is(err, ErrFenced) {
+		return nil
+	}
+	return err
+}
+
+// packFrom packs ARCHIVE from a sequence on.
+func (c *Client) packFrom(ctx context.Context, packs *packs, from uint64) error {
+	w := newPackWriter()
+	pace := pacer{traffic: c.traffic}
+	return c.scan(ctx, scan{stream: StreamArchive, filters: []string{schemas.AllObjects}, from: from}, func(e schemas.Event) error {
+		w.add(&e)
+		if w.events >= packEvents || w.size() >= packBytes {
+			if err := packs.append(ctx, from, e.Seq+1, w.encode()); err != nil {
+				return err
+			}
+			from, w = e.Seq+1, newPackWriter()
+		}
+		return pace.step(ctx)
+	})
+}
+
+// packs is PACKS, as it was when it was opened.
+type packs struct {
+	c           *Client
+	stream      jetstream.Stream
+	first, last uint64 // sequences in PACKS; first is behind last if there are none
+}
+
+func (c *Client) openPacks(ctx context.Context) (*packs, error) {
+	stream, err := c.js.Stream(ctx, StreamPacks)
+	if err != nil {
+		return nil, fmt.Errorf("bus: stream %s: %w", StreamPacks, explain(err))
+	}
+	state := stream.CachedInfo().State
+	p := &packs{c: c, stream: stream, first: state.FirstSeq, last: state.LastSeq}
+	if state.Msgs == 0 {
+		p.first = p.last + 1
+	}
+	return p, nil
+}
+
+// append adds a pack. ErrFenced if somebody else has. One that the bus can't carry is left
+// out.
+func (p *packs) append(ctx context.Context, from, to uint64, body []byte) error {
+	if int64(len(body)) > p.c.nc.MaxPayload()-headerRoom {
+		return nil
+	}
+	msg := &nats.Msg{Subject: packSubject, Data: body, Header: nats.Header{
+		packFrom: {strconv.FormatUint(from, 10)}, packTo: {strconv.FormatUint(to, 10)},
+	}}
+	ack, err := p.c.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(StreamPacks), jetstream.WithExpectLastSequence(p.last))
+	if err != nil {
+		return fmt.Errorf("bus: pack: %w", explain(err))
+	}
+	p.last = ack.Sequence
+	return nil
+}
+
+// get reads a pack. ErrNotFound if it is gone, or none.
+func (p *packs) get(ctx context.Context, seq uint64) (pack, error) {
+	msg, err := p.stream.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return pack{}, fmt.Errorf("bus: pack %d: %w", seq, ErrNotFound)
+	}
+	if err != nil {
+		return pack{}, fmt.Errorf("bus: pack %d: %w", seq, explain(err))
+	}
+	found := pack{seq: seq, body: msg.Data}
+	var errs [2]error
+	found.from, errs[0] = strconv.ParseUint(msg.Header.Get(packFrom), 10, 64)
+	found.to, errs[1] = strconv.ParseUint(msg.Header.Get(packTo), 10, 64)
+	if err := errors.Join(errs[:]...); err != nil {
+		return pack{}, fmt.Errorf("bus: pack %d: %w: %w", seq, errPack, err)
+	}
+	if found.from >= found.to {
+		return pack{}, fmt.Errorf("bus: pack %d: %w: it is of %d to %d", seq, errPack, found.from, found.to)
+	}
+	return found, nil
+}
+
+// end is the sequence of ARCHIVE where the packs end, 0 if there are none.
+func (p *packs) end(ctx context.Context) (uint64, error) {
+	if p.first > p.last {
+		return 0, nil
+	}
+	newest, err := p.get(ctx, p.last)
+	return newest.to, err
+}
+
+// find is where in PACKS the packs begin that have something at or behind a sequence of
+// ARCHIVE.
+func (p *packs) find(ctx context.Context, seq uint64) (uint64, error) {
+	var failed error
+	n := sort.Search(int(p.last+1-p.first), func(i int) bool {
+		if failed != nil {
+			return true
+		}
+		found, err := p.get(ctx, p.first+uint64(i))
+		if errors.Is(err, ErrNotFound) {
+			return false // retention has taken it, and what is before
+		}
+		failed = err
+		return found.to > seq
+	})
+	return p.first + uint64(n), failed
+}
+
+// retire drops the packs of what lies before a sequence of ARCHIVE.
+func (p *packs) retire(ctx context.Context, first uint64) error {
+	if p.first > p.last {
+		return nil
+	}
+	oldest, err := p.get(ctx, p.first)
+	if err != nil && !errors.Is(err, ErrNotFound) || err == nil && oldest.to > first {
+		return err
+	}
+	keep, err := p.find(ctx, first)
+	if err != nil {
+		return err
+	}
+	if err := p.stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+		return fmt.Errorf("bus: purge %s: %w", StreamPacks, explain(err))
+	}
+	p.first = keep
+	return nil
+}
+
+// each calls fn for the packs from a place in PACKS on. The next one is read while fn works
+// on one. Failures of the bus are of type *scanError.
+func (p *packs) each(ctx context.Context, seq uint64, fn func(pack) error) error {
+	type fetched struct {
+		pack
+		err error
+	}
+	reading, cancel := context.WithCancel(ctx)
+	ready := make(chan fetched)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer cancel()
+	reader.Go(func() {
+		defer close(ready)
+		for ; seq <= p.last; seq++ {
+			found, err := p.get(reading, seq)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			select {
+			case ready <- fetched{found, err}:
+			case <-reading.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for next := range ready {
+		if next.err != nil {
+			return &scanError{next.err}
+		}
+		if err := fn(next.pack); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
