@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -74,31 +76,54 @@ func TestPackKeepsEveryField(t *testing.T) {
 	require.Equal(t, events[2:3], unpacked(t, w.encode(), nodes))
 }
 
+// FuzzPack reads anything as what is in a pack.
 func FuzzPack(f *testing.F) {
 	w := newPackWriter()
 	for _, e := range packedEvents() {
 		w.add(&e)
-		f.Add(w.encode())
+		f.Add(w.buf)
 	}
 	f.Add([]byte(packMagic))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		r, err := openPack(body)
+	all := func(schemas.EventType, *schemas.Key) bool { return true }
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := openPack(s2.Encode(nil, data))
 		if err != nil {
+			require.ErrorIs(t, err, errPack)
 			return
 		}
 		again := newPackWriter()
-		var all []schemas.Event
+		var events []schemas.Event
 		for r.more() {
-			e, _, err := r.next(func(schemas.EventType, *schemas.Key) bool { return true })
+			e, _, err := r.next(all)
 			if err != nil {
 				require.ErrorIs(t, err, errPack)
 				return
 			}
-			all = append(all, e)
+			events = append(events, e)
 			again.add(&e)
 		}
-		require.Equal(t, all, unpacked(t, again.encode(), func(schemas.EventType, *schemas.Key) bool { return true }))
+		require.Equal(t, events, unpacked(t, again.encode(), all))
 	})
+}
+
+func TestWhatIsNoPackIsRefused(t *testing.T) {
+	whole := newPackWriter()
+	for _, e := range packedEvents() {
+		whole.add(&e)
+	}
+	huge := binary.AppendUvarint(nil, maxPackBytes+1)
+	for name, body := range map[string][]byte{
+		"nothing": nil, "no S2": []byte("no pack"), "another magic": s2.Encode(nil, []byte("rutter pack 2\n")), "too large": huge, "cut": whole.encode()[:20],
+	} {
+		_, err := openPack(body)
+		require.ErrorIs(t, err, errPack, name)
+	}
+	r, err := openPack(s2.Encode(nil, whole.buf[:len(whole.buf)-3]))
+	require.NoError(t, err)
+	for err == nil && r.more() {
+		_, _, err = r.next(func(schemas.EventType, *schemas.Key) bool { return true })
+	}
+	require.ErrorIs(t, err, errPack)
 }
 
 // fill publishes changes of some resources, deletions, routes and gaps.

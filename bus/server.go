@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -203,16 +205,28 @@ func (s *Server) Address() string {
 }
 
 // Healthy is nil while the streams can be written. A full disk makes the server
-// switch JetStream off; Recover switches it on again.
+// switch JetStream off, or give up one stream; Recover brings them back.
 func (s *Server) Healthy() error {
 	switch {
 	case !s.nats.Running():
 		return errors.New("bus: server is not running")
 	case !s.nats.JetStreamEnabled():
 		return fmt.Errorf("bus: streams are off: %w", s.diskError())
+	case s.gaveUp():
+		return fmt.Errorf("bus: a stream is off: %w", s.diskError())
 	default:
 		return nil
 	}
+}
+
+// gaveUp reports that a stream refuses all messages since it failed to write one. It does
+// so until JetStream starts anew, which happens by itself only if a mirror failed. The
+// server tells it in words only.
+func (s *Server) gaveUp() bool {
+	health := s.nats.Healthz(&natsserver.HealthzOptions{Account: accountCore, Details: true})
+	return slices.ContainsFunc(health.Errors, func(e natsserver.HealthzError) bool {
+		return e.Type == natsserver.HealthzErrorStream && strings.Contains(e.Error, "write error")
+	})
 }
 
 // scarceSpace is how much free space is too little for the streams to be written
@@ -232,14 +246,20 @@ func (s *Server) diskError() error {
 	return errors.New("the server gave up writing; its log says why")
 }
 
-// Recover switches JetStream on again after the disk was full. It is an error
-// as long as the reason lasts.
+// Recover brings the streams back after the disk was full. It is an error as long as the
+// reason lasts.
 func (s *Server) Recover() error {
-	if s.nats.JetStreamEnabled() || !s.nats.Running() {
+	on := s.nats.JetStreamEnabled()
+	if !s.nats.Running() || on && !s.gaveUp() {
 		return nil
 	}
 	if err := s.diskError(); errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("bus: streams are off: %w", err)
+	}
+	if on {
+		if err := s.nats.ShutdownJetStream(); err != nil {
+			return fmt.Errorf("bus: switch streams off: %w", err)
+		}
 	}
 	err := s.nats.EnableJetStream(&natsserver.JetStreamConfig{
 		StoreDir: s.cfg.StoreDir, MaxStore: s.cfg.MaxStore, MaxMemory: s.cfg.MaxMemory, SyncInterval: s.cfg.SyncInterval,
