@@ -9,7 +9,7 @@ import (
 // traffic tells whether changes are being published in this process.
 type traffic struct {
 	start time.Time
-	last  atomic.Int64 // when the last change was published, after start
+	last  atomic.Int64 // when a change was published last, or stored, after start
 }
 
 func newTraffic() *traffic {
@@ -23,20 +23,21 @@ const trafficFresh = time.Second
 
 func (t *traffic) note() { t.last.Store(int64(time.Since(t.start))) }
 
-func (t *traffic) flows() bool {
-	return time.Since(t.start)-time.Duration(t.last.Load()) < trafficFresh
-}
+// quiet is for how long nothing was published or stored.
+func (t *traffic) quiet() time.Duration { return time.Since(t.start) - time.Duration(t.last.Load()) }
 
+func (t *traffic) flows() bool { return t.quiet() < trafficFresh }
+
+// While changes are published, a long reader works for paceSlice at a time, or until the
+// next change comes, and uses one part in paceShare of a processor. It goes on when for
+// paceQuiet no change was on its way, but pauses for no longer than pacePause, lest it
+// stands still where changes never pause.
 const (
-	// paceEvery is after how many events the clock is looked at.
-	paceEvery = 8
-	// paceSlice is how long a reader works before it pauses, and paceShare how much of a
-	// processor it may use: one part in so many. Live changes then find a processor free
-	// nearly always, and never wait for one longer than for a slice.
+	paceEvery = 8 // events between two looks at the clock
 	paceSlice = 100 * time.Microsecond
-	paceShare = 8
-	// pacePause bounds a pause: time in which the reader itself was held up looks like work.
-	pacePause = 20 * time.Millisecond
+	paceShare = 16
+	paceQuiet = 500 * time.Microsecond
+	pacePause = 10 * time.Millisecond
 )
 
 // pacer slows a long reader down while changes are published.
@@ -56,25 +57,25 @@ func (p *pacer) step(ctx context.Context) error {
 		p.began = now
 		return ctx.Err()
 	}
-	pause := paced(now.Sub(p.began))
-	if pause == 0 {
+	worked := now.Sub(p.began)
+	if worked < paceSlice && p.traffic.quiet() > worked {
 		return nil
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		p.began = time.Now()
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	pause := min(worked*(paceShare-1), pacePause)
+	for left := pacePause; left > 0; left -= pause {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		quiet := p.traffic.quiet()
+		if quiet >= paceQuiet {
+			break
+		}
+		pause = paceQuiet - quiet
 	}
-}
-
-// paced is how long to pause after working for so long.
-func paced(worked time.Duration) time.Duration {
-	if worked < paceSlice {
-		return 0
-	}
-	return min(worked*(paceShare-1), pacePause)
+	p.began = time.Now()
+	return nil
 }

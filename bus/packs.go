@@ -27,8 +27,8 @@ const (
 	packTo   = "Rutter-To"
 	// packEvents and packBytes, before compression, are what makes a pack full. Packs are
 	// small enough to be read between two live changes.
-	packEvents = 256
-	packBytes  = 512 << 10
+	packEvents = 128
+	packBytes  = 256 << 10
 )
 
 // pack is one message of PACKS.

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -365,41 +364,4 @@ func TestFindTellsABadPack(t *testing.T) {
 	require.NoError(t, err)
 	_, err = packs.find(t.Context(), 1)
 	require.ErrorIs(t, err, errPack)
-}
-
-func TestReadersGiveWayToChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pacer{traffic: newTraffic()}
-		read := func(n int) time.Duration {
-			started := time.Now()
-			for range n {
-				time.Sleep(paceSlice / paceEvery) // what an event takes
-				require.NoError(t, p.step(t.Context()))
-			}
-			return time.Since(started)
-		}
-		work := 10 * paceSlice
-		require.Equal(t, work, read(10*paceEvery), "nothing is published")
-		p.traffic.note()
-		slowed := read(10 * paceEvery)
-		require.Greater(t, slowed, (paceShare-2)*work)
-		require.LessOrEqual(t, slowed, (paceShare+1)*work)
-		time.Sleep(trafficFresh)
-		require.Less(t, read(10*paceEvery), 3*work, "it has become quiet")
-		require.Equal(t, work, read(10*paceEvery))
-
-		p.traffic.note()
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		var err error
-		for range 10 * paceEvery {
-			time.Sleep(paceSlice)
-			if err = p.step(ctx); err != nil {
-				break
-			}
-		}
-		require.ErrorIs(t, err, context.Canceled)
-	})
-	require.Zero(t, paced(paceSlice-1))
-	require.Equal(t, pacePause, paced(time.Hour), "a reader that was held up does not sleep for ever")
 }

@@ -171,6 +171,7 @@ func (w *Window) answer(msg *nats.Msg) {
 	if w.onAck != nil {
 		w.onAck(seq)
 	}
+	w.c.traffic.note()
 	<-w.slots
 }
 
