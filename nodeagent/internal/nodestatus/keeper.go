@@ -2,6 +2,7 @@ package nodestatus
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"runtime"
@@ -15,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -170,10 +173,26 @@ func (k *Keeper) register(ctx context.Context) error {
 	return nil
 }
 
-// updateStatus writes the status if it differs from what the API has. The
-// object is read again only after a conflict, and while the node has no
-// address: the range it gets one from is assigned by another.
+// statusTries is how often a status is written anew on what others have changed.
+const statusTries = 3
+
+// updateStatus writes the status if it differs from what the API has. The object is read
+// again only after a conflict, and while the node has no address: the range it gets one
+// from is assigned by another.
 func (k *Keeper) updateStatus(ctx context.Context) error {
+	var err error
+	for range statusTries {
+		if err = k.tryStatus(ctx); !apierrors.IsConflict(err) {
+			return err
+		}
+		if _, err := k.reread(ctx); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func (k *Keeper) tryStatus(ctx context.Context) error {
 	node := k.Node()
 	report, err := k.report(node)
 	if err != nil {
@@ -191,12 +210,11 @@ func (k *Keeper) updateStatus(ctx context.Context) error {
 	if !Apply(&next.Status, report, time.Now()) {
 		return nil
 	}
-	out, err := k.client.CoreV1().Nodes().UpdateStatus(ctx, next, metav1.UpdateOptions{})
-	if apierrors.IsConflict(err) {
-		if _, rerr := k.reread(ctx); rerr != nil {
-			return rerr
-		}
+	patch, err := statusPatch(node, next)
+	if err != nil {
+		return fmt.Errorf("patch of the node status: %w", err)
 	}
+	out, err := k.client.CoreV1().Nodes().Patch(ctx, k.cfg.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) {
 		return k.register(ctx)
 	}
@@ -205,6 +223,21 @@ func (k *Keeper) updateStatus(ctx context.Context) error {
 	}
 	k.setNode(out)
 	return nil
+}
+
+// statusPatch is a JSON merge patch (RFC 7396) of what differs in the status, for the
+// object as we know it. It leaves out the rest: admission refuses a node that sends
+// taints other than those it has by now, before it sees that they are merely old.
+func statusPatch(old, next *corev1.Node) ([]byte, error) {
+	was, err := json.Marshal(corev1.Node{Status: old.Status})
+	if err != nil {
+		return nil, err
+	}
+	is, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{ResourceVersion: old.ResourceVersion}, Status: next.Status})
+	if err != nil {
+		return nil, err
+	}
+	return jsonmergepatch.CreateThreeWayJSONMergePatch(was, is, was)
 }
 
 func (k *Keeper) reread(ctx context.Context) (*corev1.Node, error) {

@@ -2,6 +2,8 @@ package nodestatus
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -135,4 +137,45 @@ func TestKeeperOutlivesTheAPI(t *testing.T) {
 		cancel()
 		require.NoError(t, <-done)
 	})
+}
+
+// TestStatusIsToldBesideOthersChanges: a node that still knows its old taints may not send
+// them, and has to tell its status nevertheless.
+func TestStatusIsToldBesideOthersChanges(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: "1"},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}}}})
+	nodes := client.CoreV1().Nodes()
+	client.PrependReactor("*", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if a.GetSubresource() != "status" {
+			return false, nil, nil
+		}
+		patch, ok := a.(clienttesting.PatchAction)
+		require.True(t, ok, "a status is patched, not replaced")
+		var sent corev1.Node
+		require.NoError(t, json.Unmarshal(patch.GetPatch(), &sent))
+		require.Empty(t, sent.Spec)
+		have, err := client.Tracker().Get(a.GetResource(), "", "n")
+		require.NoError(t, err)
+		if have.(*corev1.Node).ResourceVersion != sent.ResourceVersion {
+			return true, nil, apierrors.NewConflict(corev1.Resource("nodes"), "n", errors.New("changed"))
+		}
+		return false, nil, nil
+	})
+	said := report()
+	k := New(Config{Name: "n"}, client, func(*corev1.Node) (Report, error) { return said, nil }, zerolog.Nop())
+	require.NoError(t, k.register(t.Context()))
+	require.NoError(t, k.updateStatus(t.Context()))
+	other, err := nodes.Get(t.Context(), "n", metav1.GetOptions{})
+	require.NoError(t, err)
+	other.Spec.Taints, other.ResourceVersion = nil, "2"
+	other.Status.Conditions = append(other.Status.Conditions, corev1.NodeCondition{Type: "Mood", Status: corev1.ConditionTrue})
+	_, err = nodes.Update(t.Context(), other, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	said.Unready = "runtime is down"
+	require.NoError(t, k.updateStatus(t.Context()))
+	got, err := nodes.Get(t.Context(), "n", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, corev1.ConditionFalse, conditionOf(got.Status, corev1.NodeReady).Status)
+	require.Equal(t, corev1.ConditionTrue, conditionOf(got.Status, "Mood").Status, "of another")
+	require.Empty(t, got.Spec.Taints)
 }

@@ -260,4 +260,3 @@ func (s *Store) drop(k Key) {
 	defer s.mu.Unlock()
 	delete(s.entries, k)
 }
-

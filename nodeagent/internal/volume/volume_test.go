@@ -167,12 +167,12 @@ func TestPayload(t *testing.T) {
 
 func TestUnsupported(t *testing.T) {
 	for name, v := range map[string]corev1.VolumeSource{
-		"claim":           {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}},
-		"csi":             {CSI: &corev1.CSIVolumeSource{}},
-		"image":           {Image: &corev1.ImageVolumeSource{}},
-		"nfs":             {NFS: &corev1.NFSVolumeSource{}},
-		"medium":          {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}},
-		"no source":  {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{}}}},
+		"claim":     {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}},
+		"csi":       {CSI: &corev1.CSIVolumeSource{}},
+		"image":     {Image: &corev1.ImageVolumeSource{}},
+		"nfs":       {NFS: &corev1.NFSVolumeSource{}},
+		"medium":    {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}},
+		"no source": {Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
