@@ -142,11 +142,12 @@ func podOf(i *view.Item) (*corev1.Pod, error) {
 
 // referencesOf is what the graph reads of a stored pod.
 func referencesOf(i *view.Item) (*corev1.Pod, error) {
-	pod, err := podOf(i)
+	pod, err := kinds.StoredPodReferences(i.Object)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("stored object %s: %w", i.Key, err)
 	}
-	return kinds.PodReferences(pod), nil
+	pod.ResourceVersion = strconv.FormatInt(i.Rev, 10)
+	return pod, nil
 }
 
 // source is where the graph's informer learns of pods.
