@@ -105,6 +105,39 @@ func TestRestore(t *testing.T) {
 			t.Errorf("owned by %s, the owner is %s", got, want)
 		}
 	})
+	t.Run("exactly", func(t *testing.T) {
+		c.Apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: exact, namespace: shop}\ndata: {kept: a, changed: b}")
+		then := c.revision()
+		c.Kubectl("-n", "shop", "patch", "configmap", "exact", "--type=merge", "-p", `{"metadata":{"labels":{"added":"since"}},"data":{"changed":"c","added":"since"}}`)
+		want(t, c.operator(1, "restore", "cm/exact", "-n", "shop", "--from", then), "~ data.changed", "Added since to shop configmaps/exact, and stays: ", "(--exact removes it)")
+		out := c.operator(1, "restore", "cm/exact", "-n", "shop", "--from", then, "--exact")
+		want(t, out, "~ data.changed", "- data.added", "- metadata.labels")
+		if strings.Contains(out, "and stays") {
+			t.Errorf("something stays:\n%s", out)
+		}
+		want(t, c.operator(0, "restore", "cm/exact", "-n", "shop", "--from", then, "--exact", "--apply"), "Restored 1 object.")
+		if data := get("configmap/exact", "{.data}"); data != `{"changed":"b","kept":"a"}` {
+			t.Errorf("data: %s", data)
+		}
+		c.Kubectl("-n", "shop", "set", "env", "deploy/web", "ADDED=again")
+		want(t, c.operator(1, "restore", "deploy/web", "-n", "shop", "--from", good, "--exact"), "- spec.template.spec.containers[name=web].env[name=ADDED]")
+		c.operator(0, "restore", "deploy/web", "-n", "shop", "--from", good, "--exact", "--apply", "--force-conflicts")
+		if env := get("deploy/web", "{.spec.template.spec.containers[0].env[*].name}"); env != "GREETING PASSWORD" {
+			t.Errorf("environment: %s", env)
+		}
+	})
+	t.Run("from a bundle", func(t *testing.T) {
+		file := filepath.Join(c.dir, "before.bundle")
+		c.operator(0, "bundle", file, "--from", good, "--to", good, "-n", "shop")
+		c.Kubectl("-n", "shop", "scale", "deploy/web", "--replicas=1", "--as", "bob", "--as-group", "system:masters")
+		c.Kubectl("-n", "shop", "delete", "configmap", "settings")
+		args := []string{"restore", "deploy/web", "cm/settings", "secret/db", "-n", "shop", "--from-bundle", file}
+		want(t, c.operator(2, append(args, "--apply")...), "spec.replicas, by bob (kubectl) at rev-", "nothing was written")
+		want(t, c.operator(0, append(args, "--apply", "--force-conflicts")...), "Left alone: values of shop secrets/db are hidden in the bundle.", "ADDED shop configmaps/settings", "~ spec.replicas: 1 → 3", "Restored 2 objects.")
+		if replicas := get("deploy/web", "{.spec.replicas}"); replicas != "3" {
+			t.Errorf("%s replicas", replicas)
+		}
+	})
 	t.Run("a bundle is not written to", func(t *testing.T) {
 		file := filepath.Join(c.dir, "all.bundle")
 		c.operator(0, "bundle", file, "--from", good, "-n", "shop")

@@ -92,10 +92,8 @@ func runOpen(cmd *cobra.Command, f openFlags, file string, command []string) err
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", f.listen, err)
 	}
-	quiet := zerolog.Nop()
-	klog.SetLogger(zerologr.New(&quiet)) // what upstream's libraries say of a server is no answer
 	header, bytes := b.Header, int64(len(text))
-	handler, err := apiserver.OpenRecording(cmd.Context(), b, local.Address(), quiet)
+	handler, err := apiserver.OpenRecording(cmd.Context(), b, local.Address(), silence())
 	if err != nil {
 		return errors.Join(err, local.Close())
 	}
@@ -113,6 +111,13 @@ func runOpen(cmd *cobra.Command, f openFlags, file string, command []string) err
 			return nil
 		})
 	})
+}
+
+// silence keeps what upstream's libraries say of a server out of a command's output.
+func silence() zerolog.Logger {
+	quiet := zerolog.Nop()
+	klog.SetLogger(zerologr.New(&quiet))
+	return quiet
 }
 
 // namespaceOf is where to look first: that of the object, or the only one there is.

@@ -87,3 +87,62 @@ func key(t *testing.T, text string) schemas.Key {
 	require.NoError(t, err)
 	return k
 }
+
+// TestRestoreExactly takes away what was added.
+func TestRestoreExactly(t *testing.T) {
+	f := startStory(t)
+	was := f.newest()
+	f.events = append(f.events, change(41, 5, schemas.Modified, "core/namespaces/shop", "dave kubectl", "patch",
+		`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop","uid":"n","labels":{"added":"since"},"finalizers":["example.com/mine"]}}`))
+	args := []string{"restore", "ns/shop", "--from", "rev-20", "--exact"}
+	conflict := "Conflict: others have changed namespaces/shop since\n    metadata.labels, by dave (kubectl) at rev-41\n"
+	code, out, errs := rutter(t, args...)
+	require.Equal(t, exitFound, code, errs)
+	require.Equal(t, "MODIFIED namespaces/shop\n    - metadata.labels: {\"added\":\"since\"}\n", out)
+	conflict += "Added since to namespaces/shop, and stays: metadata.finalizers\n"
+	require.Equal(t, conflict+"Nothing was written; --apply --force-conflicts does it.\n", errs)
+	code, _, errs = rutter(t, append(args, "--apply")...)
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, conflict+"rutter: 1 object changed by others since rev-20; nothing was written; --force-conflicts overrides them\n", errs)
+	require.Equal(t, was+1, f.newest())
+	code, _, errs = rutter(t, append(args, "--apply", "--force-conflicts")...)
+	require.Zero(t, code, errs)
+	now := string(f.state(f.newest())[key(t, "core/namespaces/shop")].Object)
+	require.NotContains(t, now, "added")
+	require.Contains(t, now, "example.com/mine", "finalizers are promises to others")
+}
+
+func TestRestoreFromBundle(t *testing.T) {
+	f := startStory(t)
+	file := filepath.Join(t.TempDir(), "story.bundle")
+	code, _, errs := rutter(t, "bundle", file, "--from", "rev-5", "--to", "rev-31", "--redact", "env")
+	require.Zero(t, code, errs)
+	restore := func(args ...string) (int, string, string) {
+		return rutter(t, append([]string{"restore", "--from-bundle", file}, args...)...)
+	}
+	code, out, errs := restore("deploy/web", "secret/db", "--from", "rev-20")
+	require.Equal(t, exitFound, code, errs)
+	require.Equal(t, "MODIFIED shop deployments.apps/web\n    ~ spec.replicas: 0 → 1\n    ~ spec.template.spec.containers[name=web].image: \"web:2\" → \"web:1\"\n", out)
+	require.Equal(t, "Left alone: values of shop secrets/db are hidden in the bundle.\n"+bobsConflict+"Nothing was written; --apply --force-conflicts does it.\n", errs)
+
+	f.epoch = "other.1"
+	code, _, errs = restore("deploy/web", "--apply", "-n", "shop")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, "--from now is rev-31 (2026-01-02T15:04:31.000Z)\nConflict: others have changed shop deployments.apps/web since\n    spec.template.spec.containers[name=web].image, by whom is not known\n"+
+		"rutter: 1 object changed by others since rev-31; nothing was written; --force-conflicts overrides them\n", errs)
+	before := f.newest()
+	code, _, errs = restore("deploy/web", "--apply", "--force-conflicts")
+	require.Zero(t, code, errs)
+	require.Equal(t, before+1, f.newest())
+	require.Contains(t, string(f.state(f.newest())[key(t, deployKey)].Object), "web:1")
+
+	code, _, errs = restore("deploy/web", "--from", "rev-99")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "rutter: --from rev-99: ")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, text[:len(text)/2], 0o600))
+	code, _, errs = restore("deploy/web")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "rutter: --from-bundle "+file+": not a good bundle: ")
+}

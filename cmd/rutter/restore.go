@@ -21,7 +21,12 @@ import (
 // restorer puts objects back.
 type restorer struct {
 	restoreFlags
-	server *remote.Server
+	server *remote.Server // of the cluster that is written to
+	source *remote.Server // of the past
+	// stranger says that the source's revisions are not the cluster's.
+	stranger bool
+	// hidden is what the source does not show of an object, if anything.
+	hidden func(key schemas.Key, object []byte) bool
 	at     remote.Instant
 	me     string // the caller's name
 	errs   io.Writer
@@ -55,7 +60,7 @@ func (r *restorer) gather(ctx context.Context, named []target) ([]*wanted, error
 	}
 	var out []*wanted
 	for _, t := range named {
-		old, err := r.server.Object(ctx, r.at.Text(), t.Resource, t.Key)
+		old, err := r.source.Object(ctx, r.at.Text(), t.Resource, t.Key)
 		if err != nil {
 			return nil, fmt.Errorf("%s at %s: %w", objectName(t.Key), r.at.Text(), err)
 		}
@@ -67,6 +72,9 @@ func (r *restorer) gather(ctx context.Context, named []target) ([]*wanted, error
 		switch {
 		case len(old) == 0:
 			fmt.Fprintf(r.errs, "Left alone: %s was not there at %s.\n", objectName(t.Key), r.at.Text())
+			continue
+		case r.hidden != nil && r.hidden(t.Key, old):
+			fmt.Fprintf(r.errs, "Left alone: values of %s are hidden in the bundle.\n", objectName(t.Key))
 			continue
 		case made && !r.owned:
 			fmt.Fprintf(r.errs, "Left to its controller: %s is made by %s/%s.\n", objectName(t.Key), maker.Kind, maker.Name)
@@ -85,7 +93,7 @@ func (r *restorer) gather(ctx context.Context, named []target) ([]*wanted, error
 
 // withOwned adds what objects owned at the instant, level by level.
 func (r *restorer) withOwned(ctx context.Context, named []target) ([]target, error) {
-	resources, err := r.server.Listable(r.at.Text())
+	resources, err := r.source.Listable(r.at.Text())
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +108,7 @@ func (r *restorer) withOwned(ctx context.Context, named []target) ([]target, err
 			if restless[res.Resource] || (namespace != "" && !res.Namespaced) {
 				continue
 			}
-			found, err := r.server.List(ctx, r.at.Text(), res, namespace)
+			found, err := r.source.List(ctx, r.at.Text(), res, namespace)
 			if err != nil {
 				return nil, fmt.Errorf("%s at %s: %w", res.Resource, r.at.Text(), err)
 			}
@@ -130,7 +138,12 @@ func (r *restorer) request(w *wanted) (remote.Application, error) {
 		key, ok := r.server.Owner(ref.APIVersion, ref.Kind, w.Namespace, ref.Name)
 		return r.uids[key], ok && r.uids[key] != ""
 	})
-	return remote.Application{Resource: w.Resource, Key: w.Key, Object: object, Manager: restoreManager}, err
+	a := remote.Application{Resource: w.Resource, Key: w.Key, Object: object, Manager: restoreManager}
+	if err == nil && r.exact && len(w.live) > 0 {
+		a.Replace = true
+		a.Object, err = past.Exact(w.Key, object, w.live)
+	}
+	return a, err
 }
 
 // try asks what would become of the objects.
@@ -166,17 +179,10 @@ func (r *restorer) conflicts(ctx context.Context, w *wanted) ([]string, error) {
 	if err != nil || len(changes) == 0 {
 		return nil, err
 	}
-	events, err := r.server.Since(ctx, w.Key, r.at.Rev)
+	touches, err := r.touches(ctx, w.Key)
 	if err != nil {
-		return nil, fmt.Errorf("changes of %s since %s: %w", objectName(w.Key), r.at.Text(), err)
+		return nil, err
 	}
-	var before schemas.Event
-	if len(events) > 0 {
-		if before, err = r.server.Before(ctx, events[0]); err != nil {
-			return nil, err
-		}
-	}
-	touches := past.TouchesOf(before.Object, events)
 	var out []string
 	for _, c := range changes {
 		by := touches.By(c.Path)
@@ -188,6 +194,24 @@ func (r *restorer) conflicts(ctx context.Context, w *wanted) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// touches are the changes of an object since the instant.
+func (r *restorer) touches(ctx context.Context, key schemas.Key) (past.Touches, error) {
+	if r.stranger {
+		return past.Touches{}, nil
+	}
+	events, err := r.server.Since(ctx, key, r.at.Rev)
+	if err != nil {
+		return past.Touches{}, fmt.Errorf("changes of %s since %s: %w", objectName(key), r.at.Text(), err)
+	}
+	var before schemas.Event
+	if len(events) > 0 {
+		if before, err = r.server.Before(ctx, events[0]); err != nil {
+			return past.Touches{}, err
+		}
+	}
+	return past.TouchesOf(before.Object, events), nil
 }
 
 // lookUpOwners finds the owners that are there and are not restored themselves.
@@ -267,6 +291,10 @@ func (r *restorer) tellStaying(after, then objects) error {
 	if err != nil {
 		return err
 	}
+	hint := " (--exact removes it)"
+	if r.exact {
+		hint = ""
+	}
 	for _, d := range left {
 		var lines []string
 		for _, c := range d.Changes {
@@ -275,7 +303,7 @@ func (r *restorer) tellStaying(after, then objects) error {
 			}
 		}
 		if len(lines) > 0 {
-			fmt.Fprintf(r.errs, "Added since to %s, and stays: %s\n", objectName(d.Key), strings.Join(lines, ", "))
+			fmt.Fprintf(r.errs, "Added since to %s, and stays: %s%s\n", objectName(d.Key), strings.Join(lines, ", "), hint)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -26,6 +27,7 @@ type fakeServer struct {
 	refuse map[string]string // why lists are refused, by resource
 	behind int64             // by how many revisions and seconds the stream lags
 	unwell string            // a check of readiness that fails
+	epoch  string            // of the stream, if it is not c1.1
 }
 
 var storyBegan = time.Date(2026, 1, 2, 15, 4, 0, 0, time.UTC)
@@ -160,7 +162,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, marksPath) && r.Method != http.MethodGet:
 		f.mark(w, r)
 		return
-	case r.Method == http.MethodPatch:
+	case r.Method == http.MethodPatch, r.Method == http.MethodPut:
 		f.apply(w, r)
 		return
 	}
@@ -180,7 +182,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/history/state":
 		f.objects(w, r.URL.Query().Get("at"))
 	case "/history/status":
-		answer(w, 200, `{"epoch":"c1.1","oldest":{"revision":5,"time":"2026-01-02T15:04:05Z"},"newest":{"revision":40,"time":"2026-01-02T15:04:40Z"},"events":13,"bytes":5000000,
+		answer(w, 200, `{"epoch":"`+cmp.Or(f.epoch, "c1.1")+`","oldest":{"revision":5,"time":"2026-01-02T15:04:05Z"},"newest":{"revision":40,"time":"2026-01-02T15:04:40Z"},"events":13,"bytes":5000000,
 			"keyframes":[{"revision":9,"time":"2026-01-02T15:04:09Z","objects":2,"bytes":300}],
 			"gaps":[{"from":{"revision":2,"time":"2026-01-02T15:04:02Z"},"to":{"revision":5,"time":"2026-01-02T15:04:05Z"},"reason":"etcd was compacted"}],
 			"retention":{"maxAgeSeconds":2592000,"maxBytes":2147483648,"maxKeyframeBytes":1073741824}}`)
@@ -334,12 +336,13 @@ func (f *fakeServer) mark(w http.ResponseWriter, r *http.Request) {
 func (f *fakeServer) apply(w http.ResponseWriter, r *http.Request) {
 	key := keyOf(r.URL.Path)
 	var object map[string]any
-	if json.NewDecoder(r.Body).Decode(&object) != nil || r.Header.Get("Content-Type") != "application/apply-patch+yaml" || r.URL.Query().Get("fieldManager") == "" {
+	kinds := map[string]string{http.MethodPatch: "application/apply-patch+yaml", http.MethodPut: "application/json"}
+	if json.NewDecoder(r.Body).Decode(&object) != nil || r.Header.Get("Content-Type") != kinds[r.Method] || r.URL.Query().Get("fieldManager") == "" {
 		refused(w, http.StatusBadRequest, "BadRequest", "not an apply")
 		return
 	}
 	metadata := object["metadata"].(map[string]any)
-	if _, ok := metadata["uid"]; ok || object["status"] != nil {
+	if _, ok := metadata["uid"]; r.Method == http.MethodPatch && (ok || object["status"] != nil) {
 		refused(w, http.StatusBadRequest, "BadRequest", "identity or status asked for")
 		return
 	}

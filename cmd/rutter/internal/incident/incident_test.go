@@ -111,3 +111,24 @@ func TestRedaction(t *testing.T) {
 	}
 	require.EqualError(t, CheckRedaction([]string{Env, "x"}), `--redact "x": want env, configmaps`)
 }
+
+func TestHides(t *testing.T) {
+	env := `{"spec":{"containers":[{"env":[{"name":"A","value":"redacted-1"}]}]}}`
+	for name, tc := range map[string]struct {
+		redacted []string
+		resource string
+		object   string
+		want     bool
+	}{
+		"secret":              {[]string{"secrets"}, "secrets", `{"data":{}}`, true},
+		"env was hidden":      {[]string{"secrets", Env}, "pods", env, true},
+		"env was not":         {[]string{"secrets"}, "pods", env, false},
+		"no env":              {[]string{"secrets", Env}, "pods", `{"spec":{"containers":[{}]}}`, false},
+		"configmap":           {[]string{"secrets", ConfigMaps}, "configmaps", `{"data":{"a":"redacted-1"}}`, true},
+		"empty configmap":     {[]string{"secrets", ConfigMaps}, "configmaps", `{"data":{}}`, false},
+		"not to be read":      {nil, "pods", `[`, true},
+		"hidden by last week": {[]string{"secrets", Env}, "pods", `{"metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"env\":[{\"name\":\"A\",\"value\":\"x\"}]}"}}}`, true},
+	} {
+		require.Equal(t, tc.want, Hides(tc.redacted, schemas.Key{Resource: tc.resource}, []byte(tc.object)), name)
+	}
+}

@@ -128,3 +128,18 @@ func (r Redaction) variables(list []any) bool {
 	}
 	return changed
 }
+
+// Hides reports that an object in a bundle, of which these were hidden, lacks values.
+func Hides(redacted []string, key schemas.Key, object []byte) bool {
+	if key.Group == "" && key.Resource == "secrets" {
+		return true
+	}
+	r := Redaction{Mark: func(value string) string { return value + "?" }} // any other value
+	for _, what := range Hidden {
+		if slices.Contains(redacted, what) {
+			r.What = append(r.What, what)
+		}
+	}
+	var fields map[string]any
+	return json.Unmarshal(object, &fields) != nil || r.hide(key, fields)
+}

@@ -56,3 +56,26 @@ func TestTouches(t *testing.T) {
 	anew := TouchesOf([]byte(`{"a":1}`), []schemas.Event{event(2, schemas.Deleted, `{"a":1}`), event(3, schemas.Added, `{"a":1}`)})
 	require.EqualValues(t, 3, anew.By("a").Rev)
 }
+
+func TestExact(t *testing.T) {
+	for name, tc := range map[string]struct{ restored, live, want string }{
+		"what was added goes": {`{"metadata":{"name":"a","labels":{"l":"v"},"resourceVersion":"9"},"spec":{"n":12345678901234567890}}`,
+			`{"metadata":{"name":"a","uid":"1","resourceVersion":"9","labels":{"l":"v","new":"x"},"annotations":{"new":"x"}},"spec":{"n":1,"new":2},"data":{"new":"x"}}`,
+			`{"metadata":{"name":"a","labels":{"l":"v"},"resourceVersion":"9","uid":"1"},"spec":{"n":12345678901234567890}}`},
+		"status stays": {`{"metadata":{}}`, `{"metadata":{},"status":{"phase":"Running"}}`, `{"metadata":{},"status":{"phase":"Running"}}`},
+		"books of controllers stay": {`{"metadata":{"annotations":{"mine":"old"}}}`,
+			`{"metadata":{"annotations":{"mine":"new","deployment.kubernetes.io/revision":"3","scheduler.rutter.dev/decision":"d"}}}`,
+			`{"metadata":{"annotations":{"mine":"old","deployment.kubernetes.io/revision":"3","scheduler.rutter.dev/decision":"d"}}}`},
+		"books and nothing of mine":   {`{"metadata":{}}`, `{"metadata":{"annotations":{"deployment.kubernetes.io/revision":"3"}}}`, `{"metadata":{"annotations":{"deployment.kubernetes.io/revision":"3"}}}`},
+		"finalizers and owners stay":  {`{"metadata":{"finalizers":["a"],"ownerReferences":[{"uid":"1","name":"x"}]}}`, `{"metadata":{"finalizers":["b","a"],"ownerReferences":[{"uid":"1","name":"x"},{"uid":"2","name":"y"}]}}`, `{"metadata":{"finalizers":["a","b"],"ownerReferences":[{"uid":"1","name":"x"},{"uid":"2","name":"y"}]}}`},
+		"nothing of it, nothing kept": {`{"metadata":{}}`, `{"metadata":{}}`, `{"metadata":{}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Exact(schemas.Key{Resource: "x", Name: "a"}, json.RawMessage(tc.restored), json.RawMessage(tc.live))
+			require.NoError(t, err)
+			require.JSONEq(t, tc.want, string(got))
+		})
+	}
+	_, err := Exact(schemas.Key{Resource: "x", Name: "a"}, json.RawMessage(`{"metadata":{}}`), json.RawMessage(`no`))
+	require.ErrorContains(t, err, "core/x/a as it is")
+}

@@ -16,8 +16,9 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
-// Application is a server-side apply that takes fields over from other managers. It fails
-// if Object names a resourceVersion that is not the live one.
+// Application writes an object: by a server-side apply that takes fields over from other
+// managers or, with Replace, as a whole. It fails if Object names a resourceVersion that is
+// not the live one.
 type Application struct {
 	Resource Resource
 	Key      schemas.Key
@@ -27,17 +28,24 @@ type Application struct {
 	Manager string
 	// DryRun only asks what would come of it.
 	DryRun bool
+	// Replace takes away what Object does not have. The object must be there.
+	Replace bool
 }
 
 // Apply applies an object and returns what came of it.
 func (s *Server) Apply(ctx context.Context, a Application) (json.RawMessage, error) {
-	query := url.Values{"force": {"true"}}
-	if a.DryRun {
-		query.Set("dryRun", metav1.DryRunAll)
-	}
-	return s.write(ctx, write{method: http.MethodPatch, path: a.Resource.path(a.Key.Namespace, a.Key.Name), query: query,
+	w := write{method: http.MethodPatch, path: a.Resource.path(a.Key.Namespace, a.Key.Name), query: url.Values{},
 		contentType: string(types.ApplyYAMLPatchType), // JSON is YAML
-		manager:     a.Manager, body: a.Object})
+		manager:     a.Manager, body: a.Object}
+	if a.Replace {
+		w.method, w.contentType = http.MethodPut, "application/json"
+	} else {
+		w.query.Set("force", "true")
+	}
+	if a.DryRun {
+		w.query.Set("dryRun", metav1.DryRunAll)
+	}
+	return s.write(ctx, w)
 }
 
 // write is a request that changes something.

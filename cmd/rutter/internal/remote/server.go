@@ -163,5 +163,6 @@ func (s *Server) get(ctx context.Context, path string, query url.Values, into an
 	if err := json.NewDecoder(body).Decode(into); err != nil {
 		return fmt.Errorf("answer to %s: %w", path, err)
 	}
+	_, _ = io.Copy(io.Discard, body) // else the server takes it for a client that gave up
 	return nil
 }
