@@ -23,11 +23,12 @@ type options struct {
 	objects, watchers      string
 	repeat, writes         int
 	informers, deliveries  int
+	events, subscribers    int
 }
 
 // sections are what can be chosen with -only, in the order in which they run: what comes
 // later finds the objects of what came before.
-var sections = []string{"memory", "list", "watch", "informers", "write", "start"}
+var sections = []string{"memory", "list", "watch", "informers", "write", "start", "past", "bus"}
 
 func main() {
 	var o options
@@ -43,6 +44,8 @@ func main() {
 	flag.IntVar(&o.writes, "writes", 2000, "objects that are created, updated, patched and deleted")
 	flag.IntVar(&o.informers, "informers", 50, "that sync at once")
 	flag.IntVar(&o.deliveries, "deliveries", 50000, "of each fan-out, about; every watcher gets 20 at least")
+	flag.IntVar(&o.events, "events", 1_000_000, "in the log whose past is read")
+	flag.IntVar(&o.subscribers, "subscribers", 10_000, "of each kind that get every change over the bus, etcd and HTTP")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
@@ -62,11 +65,23 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	programs, err := servers.Build(ctx, o.dir, o.work)
+	table := &table{}
+	if plan.beside() {
+		err = plan.compare(ctx, table)
+	}
+	if err == nil {
+		err = plan.alone(ctx, table)
+	}
+	return errors.Join(err, o.print(table)) // what was measured is worth having if the rest failed
+}
+
+// compare starts both servers and measures one beside the other.
+func (p plan) compare(ctx context.Context, t *table) (err error) {
+	programs, err := servers.Build(ctx, p.dir, p.work)
 	if err != nil {
 		return err
 	}
-	rutter, err := servers.StartRutter(ctx, o.rutter)
+	rutter, err := servers.StartRutter(ctx, p.rutter)
 	if err != nil {
 		return err
 	}
@@ -76,9 +91,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, upstream.Stop()) }()
-	table := &table{}
-	err = plan.run(ctx, table, rutter, upstream)
-	return errors.Join(err, o.print(table)) // what was measured is worth having if the rest failed
+	return p.run(ctx, t, rutter, upstream)
 }
 
 func (o options) print(t *table) error {
@@ -116,7 +129,7 @@ func (o options) plan() (plan, error) {
 	if !slices.IsSorted(p.objects) {
 		return p, fmt.Errorf("-objects %q is not ascending", o.objects)
 	}
-	for flag, n := range map[string]int{"-repeat": o.repeat, "-writes": o.writes, "-informers": o.informers, "-deliveries": o.deliveries} {
+	for flag, n := range map[string]int{"-repeat": o.repeat, "-writes": o.writes, "-informers": o.informers, "-deliveries": o.deliveries, "-events": o.events, "-subscribers": o.subscribers} {
 		if n < 1 {
 			return p, fmt.Errorf("%s must be at least 1", flag)
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 func right() options {
-	return options{only: "list,watch", objects: "10,20", watchers: "5", repeat: 1, writes: 1, informers: 1, deliveries: 1}
+	return options{only: "list,watch", objects: "10,20", watchers: "5", repeat: 1, writes: 1, informers: 1, deliveries: 1, events: 1, subscribers: 1}
 }
 
 func TestPlan(t *testing.T) {
@@ -24,10 +24,11 @@ func TestPlan(t *testing.T) {
 		change func(*options)
 		want   string
 	}{
-		"section":    {func(o *options) { o.only = "list,fish" }, `-only "fish": there is no such section; choose of memory,list,watch,informers,write,start`},
+		"section":    {func(o *options) { o.only = "list,fish" }, `-only "fish": there is no such section; choose of memory,list,watch,informers,write,start,past,bus`},
 		"word":       {func(o *options) { o.objects = "many" }, `-objects: "many" is not a number above 0`},
 		"none":       {func(o *options) { o.watchers = "0" }, `-watchers: "0" is not a number above 0`},
 		"descending": {func(o *options) { o.objects = "20,10" }, `-objects "20,10" is not ascending`},
+		"events":     {func(o *options) { o.events = 0 }, "-events must be at least 1"},
 		"repeat":     {func(o *options) { o.repeat = 0 }, "-repeat must be at least 1"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,6 +21,8 @@ type row struct {
 	what, unit       string
 	rutter, upstream float64
 	good             better
+	alone            bool   // upstream has no counterpart
+	aim              string // what the design asks for, of a figure that is alone
 }
 
 // ratio is how many times better Rutter is.
@@ -36,7 +38,7 @@ type table struct{ rows []row }
 
 // add takes the figures of both sides, Rutter's first.
 func (t *table) add(what, unit string, good better, figures ...float64) {
-	r := row{what, unit, figures[0], figures[1], good}
+	r := row{what: what, unit: unit, rutter: figures[0], upstream: figures[1], good: good}
 	t.rows = append(t.rows, r)
 	progress("%s, %s: %s against %s", what, unit, number(r.rutter), number(r.upstream))
 }
@@ -47,6 +49,12 @@ func (t *table) write(w io.Writer) error {
 		return err
 	}
 	for _, r := range t.rows {
+		if r.alone {
+			if _, err := fmt.Fprintf(w, "| %s | %s | %s | - | %s |\n", r.what, r.unit, number(r.rutter), r.aim); err != nil {
+				return err
+			}
+			continue
+		}
 		if _, err := fmt.Fprintf(w, "| %s | %s | %s | %s | %.1fx |\n", r.what, r.unit, number(r.rutter), number(r.upstream), r.ratio()); err != nil {
 			return err
 		}
