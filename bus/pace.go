@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -31,11 +32,12 @@ func (t *traffic) flows() bool { return t.quiet() < trafficFresh }
 // While changes are published, a long reader works for paceSlice at a time, or until the
 // next change comes, and uses one part in paceShare of a processor. It goes on when for
 // paceQuiet no change was on its way, but pauses for no longer than pacePause, lest it
-// stands still where changes never pause.
+// stands still where changes never pause. It also gets a thread of its own: the time it
+// uses is then not held against the threads that the changes need next.
 const (
 	paceEvery = 8 // events between two looks at the clock
 	paceSlice = 100 * time.Microsecond
-	paceShare = 16
+	paceShare = 24
 	paceQuiet = 500 * time.Microsecond
 	pacePause = 10 * time.Millisecond
 )
@@ -45,6 +47,15 @@ type pacer struct {
 	traffic *traffic
 	events  int
 	began   time.Time // when the reader began to work, or went on
+	apart   bool      // the reader has a thread of its own
+}
+
+// end gives the thread back. It is called by the goroutine that called step.
+func (p *pacer) end() {
+	if p.apart {
+		runtime.UnlockOSThread()
+		p.apart = false
+	}
 }
 
 // step is called with every event.
@@ -55,7 +66,12 @@ func (p *pacer) step(ctx context.Context) error {
 	now := time.Now()
 	if p.began.IsZero() || !p.traffic.flows() {
 		p.began = now
+		p.end()
 		return ctx.Err()
+	}
+	if !p.apart {
+		runtime.LockOSThread()
+		p.apart = true
 	}
 	worked := now.Sub(p.began)
 	if worked < paceSlice && p.traffic.quiet() > worked {

@@ -36,6 +36,7 @@ var ErrStop = errStop
 // part of something larger.
 func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) error) error {
 	a := archiveReader{c: c, r: r, fn: fn, next: r.From, pace: pacer{traffic: c.traffic}}
+	defer a.pace.end()
 	err := a.readPacks(ctx)
 	if errors.Is(err, errStop) {
 		return nil

@@ -39,6 +39,7 @@ var (
 	connections = flag.Int("connections", 10, "that the subscribers share; HTTP makes more if it has to")
 	changes     = flag.Int("changes", 50, "to publish")
 	perSecond   = flag.Int("rate", 50, "changes in a second")
+	profiles    = flag.String("profiles", "", "a folder for profiles of the server's processor time, one for each kind of subscriber")
 )
 
 // maxStreams of one HTTP/2 connection, a little below what Go's server allows.
@@ -92,6 +93,7 @@ func (f *fanout) measure(b *testing.B, start func(*fanout, testing.TB, context.C
 	idle := rss(b, pid)
 	f.seen = make(chan time.Duration, 1<<20)
 	start(f, b, ctx)
+	profiled := f.profile(b)
 	var took []time.Duration
 	before, written := cpu(b, pid), 0
 	for b.Loop() {
@@ -112,11 +114,30 @@ func (f *fanout) measure(b *testing.B, start func(*fanout, testing.TB, context.C
 		}
 	}
 	used := cpu(b, pid) - before
+	profiled()
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(quantile(took, 0.5).Seconds()*1000, "p50-ms")
 	b.ReportMetric(quantile(took, 0.99).Seconds()*1000, "p99-ms")
 	b.ReportMetric(float64(len(took))/used.Seconds(), "deliveries/CPU-s")
 	b.ReportMetric(rss(b, pid)-idle, "RSS-MB")
+}
+
+// profile notes what the server uses its processor for, if that is wanted. What it returns
+// waits until that is written.
+func (f *fanout) profile(b *testing.B) func() {
+	if *profiles == "" {
+		return func() {}
+	}
+	seconds := max(*changes / *perSecond, 1)
+	done := make(chan error, 1)
+	go func() {
+		text, err := f.client.RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(seconds)).DoRaw(b.Context())
+		if err == nil {
+			err = os.WriteFile(filepath.Join(*profiles, filepath.Base(b.Name())+".pprof"), text, 0o600)
+		}
+		done <- err
+	}()
+	return func() { check(b, <-done) }
 }
 
 // change writes the time into the object.

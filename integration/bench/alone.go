@@ -55,6 +55,7 @@ func (p plan) benchmarks() []benchmark {
 			{"live_beside_a_replay", "beside-us-p50", live + ", beside a replay", "p50 µs", less, 0},
 			{"live_beside_a_replay", "beside-us-p99", live + ", beside a replay", "p99 µs", less, 0},
 			{"live_beside_a_replay", "p99-ratio", live + ", beside a replay", "times p99 alone", less, 1.1},
+			{"live_beside_a_replay", "p99-noise", live + ", alone", "times p99 of other turns alone", less, 0},
 			{"live_beside_a_replay", "replayed/s", "replay beside changes", "events per second", more, 0},
 		},
 	}, {
