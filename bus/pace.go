@@ -37,7 +37,7 @@ func (t *traffic) flows() bool { return t.quiet() < trafficFresh }
 const (
 	paceEvery = 8 // events between two looks at the clock
 	paceSlice = 100 * time.Microsecond
-	paceShare = 24
+	paceShare = 64
 	paceQuiet = 500 * time.Microsecond
 	pacePause = 10 * time.Millisecond
 )

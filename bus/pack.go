@@ -133,14 +133,15 @@ func (w *packWriter) encode() []byte { return s2.Encode(nil, w.buf) }
 // packReader takes a pack apart. Objects alias the decompressed pack, which is as large as
 // all of them: who keeps one copies it.
 type packReader struct {
+	room   []byte // holds the whole pack
 	rest   []byte
 	texts  []string
 	before schemas.Event
 	err    error
 }
 
-// openPack decompresses a pack.
-func openPack(body []byte) (*packReader, error) {
+// openPack decompresses a pack, into room if that is large enough.
+func openPack(body, room []byte) (*packReader, error) {
 	n, err := s2.DecodedLen(body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errPack, err)
@@ -148,14 +149,14 @@ func openPack(body []byte) (*packReader, error) {
 	if n > maxPackBytes {
 		return nil, fmt.Errorf("%w: %d bytes are more than %d", errPack, n, maxPackBytes)
 	}
-	data, err := s2.Decode(nil, body)
+	data, err := s2.Decode(room[:cap(room)], body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errPack, err)
 	}
 	if len(data) < len(packMagic) || string(data[:len(packMagic)]) != packMagic {
 		return nil, fmt.Errorf("%w: it does not begin as one", errPack)
 	}
-	return &packReader{rest: data[len(packMagic):]}, nil
+	return &packReader{room: data, rest: data[len(packMagic):]}, nil
 }
 
 // more reports whether there is another event.

@@ -22,6 +22,10 @@ type Range struct {
 	// Urgent takes all the processor time it can get. Otherwise a long read gives way to
 	// changes that are being published.
 	Urgent bool
+	// Fleeting says that fn is done with an event's Object when it returns, so that the
+	// memory can be used again. A long read then makes next to no garbage, whose collection
+	// would hold up others.
+	Fleeting bool
 	// Ready, if not nil, is called whenever the stream has begun to send. What
 	// happens from then on is not missed.
 	Ready func()
@@ -32,8 +36,8 @@ var ErrStop = errStop
 
 // ReadRange calls fn for every change in a part of ARCHIVE, in order and each once.
 // Where the archive no longer has changes, fn gets an event of type GAP. fn may
-// take its time: that holds up nobody else. Who keeps an event's Object copies it: it is a
-// part of something larger.
+// take its time: that holds up nobody else. Who keeps an event's Object for long copies it:
+// it is a part of something larger.
 func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) error) error {
 	a := archiveReader{c: c, r: r, fn: fn, next: r.From, pace: pacer{traffic: c.traffic}}
 	defer a.pace.end()
@@ -64,6 +68,7 @@ type archiveReader struct {
 	pace pacer
 	next uint64        // everything before this sequence has been told
 	last schemas.Event // told last
+	room []byte        // for the next pack
 }
 
 // readPacks tells what there is in packs, and what lies between them, and stops where they
@@ -135,7 +140,10 @@ func matches(want, k *schemas.Key) bool {
 
 // unpack tells what is in a pack. If it can't be read, the archive is.
 func (a *archiveReader) unpack(ctx context.Context, p pack, keep func(schemas.EventType, *schemas.Key) bool) error {
-	r, err := openPack(p.body)
+	r, err := openPack(p.body, a.room)
+	if err == nil && a.r.Fleeting {
+		a.room = r.room
+	}
 	for err == nil && r.more() {
 		var e schemas.Event
 		var kept bool
@@ -200,7 +208,8 @@ func (a *archiveReader) tell(e schemas.Event) error {
 	if err := a.fn(e); err != nil {
 		return err
 	}
-	a.last, a.next = e, e.Seq+1
+	a.next = e.Seq + 1
+	a.last, a.last.Object = e, nil
 	return nil
 }
 

@@ -47,8 +47,8 @@ type plan struct {
 	gap   *schemas.Event
 }
 
-// Events calls fn with what a query asks for, in order, gaps included. Errors of type
-// *Error say that a bound is not right.
+// Events calls fn with what a query asks for, in order, gaps included. An event's Object is
+// fn's until it returns. Errors of type *Error say that a bound is not right.
 func (h *History) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
 	p, err := h.plan(ctx, q)
 	if err != nil {
@@ -63,7 +63,7 @@ func (h *History) Events(ctx context.Context, q Query, fn func(schemas.Event) er
 	if q.Key.Group == schemas.AnyToken && q.Key.Resource == schemas.AnyToken && q.Key.Namespace == schemas.AnyToken && q.Key.Name == schemas.AnyToken {
 		filter = schemas.AllObjects
 	}
-	return h.parts.Bus.ReadRange(ctx, bus.Range{Filter: filter, From: p.from, Follow: q.Follow, Ready: q.Ready}, func(e schemas.Event) error {
+	return h.parts.Bus.ReadRange(ctx, bus.Range{Filter: filter, From: p.from, Follow: q.Follow, Fleeting: true, Ready: q.Ready}, func(e schemas.Event) error {
 		switch {
 		case p.until != 0 && effective(e) > p.until:
 			return bus.ErrStop

@@ -102,7 +102,7 @@ func (p *player) play(ctx context.Context, r *view.Replay, prefix string, after 
 	}
 	r.Seen(after)
 	filter := schemas.SubjectPrefix(group, resource, "")
-	err := p.history.parts.Bus.ReadRange(ctx, bus.Range{Filter: filter, From: p.base.seq + 1}, func(e schemas.Event) error {
+	err := p.history.parts.Bus.ReadRange(ctx, bus.Range{Filter: filter, From: p.base.seq + 1, Fleeting: true}, func(e schemas.Event) error {
 		rev := effective(e)
 		switch {
 		case rev > p.to.Rev:
