@@ -22,7 +22,8 @@ type Config struct {
 	Builders int
 	// BuildTimeout bounds the making of one.
 	BuildTimeout time.Duration
-	// SettleTimeout is how long a request waits for the log to have what etcd has.
+	// SettleTimeout is how long a request waits for the log to have what etcd has, and for it
+	// to say what it holds.
 	SettleTimeout time.Duration
 	// KeyframeEvents is how many changes lie between two keyframes at least; in a large
 	// cluster it is KeyframeShare times the number of objects.
@@ -124,6 +125,9 @@ func (h *History) holding(ctx context.Context) (*held, error) {
 	if known != nil && time.Since(known.at) < heldFor {
 		return known, nil
 	}
+	// A log whose disk is full lets its readers wait, and does not refuse them.
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.SettleTimeout)
+	defer cancel()
 	found, err := h.look(ctx)
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, Reason: "the event log does not answer", Err: err}
