@@ -106,6 +106,7 @@ func (x *index) apply(e *Event) {
 type condition struct {
 	terms []string
 	stem  string
+	wide  bool // not all that is found this way fulfils the condition
 }
 
 func (x *index) conditions(s Selector) []condition {
@@ -137,7 +138,7 @@ func labelCondition(r labels.Requirement) (condition, bool) {
 		}
 		return c, true
 	case selection.Exists, selection.GreaterThan, selection.LessThan:
-		return condition{stem: labelTerm(r.Key(), "")}, true
+		return condition{stem: labelTerm(r.Key(), ""), wide: r.Operator() != selection.Exists}, true
 	default: // what an object must not have does not say where it is
 		return condition{}, false
 	}
@@ -149,6 +150,24 @@ func (x *index) fieldCondition(r fields.Requirement) (condition, bool) {
 		return condition{}, false
 	}
 	return condition{terms: []string{fieldTerm(r.Field, r.Value)}}, true
+}
+
+// decides tells that what narrow finds is all that matches and nothing else, so that no
+// object has to be looked at: the selector is one requirement, by which the index is made.
+func (x *index) decides(s Selector) bool {
+	var requirements int
+	if s.Labels != nil {
+		all, selectable := s.Labels.Requirements()
+		if !selectable {
+			return false
+		}
+		requirements += len(all)
+	}
+	if s.Fields != nil {
+		requirements += len(s.Fields.Requirements())
+	}
+	conditions := x.conditions(s)
+	return requirements == 1 && len(conditions) == 1 && !conditions[0].wide
 }
 
 // each calls yield with the keys of a condition that begin with prefix and are not less

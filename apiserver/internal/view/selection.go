@@ -69,6 +69,9 @@ func (s Snapshot) Select(prefix, from string, selector Selector, yield func(*Ite
 		s.Ascend(prefix, from, matching)
 		return
 	}
+	if s.index.decides(selector) {
+		matching = yield
+	}
 	for _, key := range keys {
 		if i, there := s.tree.Get(&Item{Key: key}); there && !matching(i) {
 			return

@@ -97,7 +97,7 @@ func TestSelectFindsWhatMatches(t *testing.T) {
 		}
 		s := table.Selective(podShape)
 		for range 20 {
-			text := rapid.SampledFrom([]string{"x=%s", "x in (%s,c)", "x!=%s", "x=%s,xy", "xy", "!xy", "x,filler", "filler,x=%s", "fields spec.nodeName=%s", "fields spec.nodeName=%s,metadata.name=a"}).Draw(t, "selector")
+			text := rapid.SampledFrom([]string{"x=%s", "x in (%s,c)", "x>1", "x!=%s", "x=%s,xy", "xy", "!xy", "x,filler", "filler,x=%s", "fields spec.nodeName=%s", "fields spec.nodeName=%s,metadata.name=a"}).Draw(t, "selector")
 			selector := parse(t, strings.ReplaceAll(text, "%s", values.Draw(t, "value")))
 			from := rapid.SampledFrom([]string{"", prefix + "/n/aa", prefix + "/n/b\x00", prefix + "/n/zz"}).Draw(t, "from")
 			var want, got []string
