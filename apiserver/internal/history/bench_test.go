@@ -85,12 +85,19 @@ func newBenchLog(b *testing.B, events int) *benchLog {
 			held, err := l.look(b.Context())
 			require.NoError(b, err)
 			require.NoError(b, l.write(b.Context(), held))
+			l.pack(b)
 		}
 	}
 	l.settleAll(b)
+	l.pack(b)
+	return l
+}
+
+// pack packs the log as it grows, as Run does.
+func (l *benchLog) pack(b *testing.B) {
+	b.Helper()
 	time.Sleep(quiet) // packing gives way to what is being published
 	require.NoError(b, l.client.PackArchive(b.Context()))
-	return l
 }
 
 // quiet is for longer than a change makes readers give way.
