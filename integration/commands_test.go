@@ -94,6 +94,33 @@ func TestCommandsOfThePast(t *testing.T) {
 		c.operator(0, "mark", "delete", "before-scale")
 		want(t, c.operator(2, "diff", "--from", "before-scale"), "no mark has this name")
 	})
+	t.Run("as a plugin of kubectl", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.Symlink(c.Program(), filepath.Join(dir, "kubectl-rutter")); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		run := exec.Command(cluster.Binary(t, "KUBECTL_BIN", "kubectl"), "rutter", "why", "pod/"+pod, "-n", "shop")
+		run.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
+		out, err := run.CombinedOutput()
+		if err != nil {
+			t.Errorf("kubectl rutter: %v", err)
+		}
+		want(t, string(out), "shop pods/"+pod+": created")
+	})
+	t.Run("how it is", func(t *testing.T) {
+		out, err := c.RutterBus("status", "--kubeconfig", c.Kubeconfig())
+		if err != nil {
+			t.Errorf("status: %v", err)
+		}
+		want(t, out, ": healthy", "published up to revision ", "1 member, leader rutter", "HISTORY ", "ARCHIVE ")
+		out, err = c.Rutter("check", "cluster", "--kubeconfig", c.Kubeconfig())
+		if err != nil {
+			t.Errorf("check: %v", err)
+		}
+		want(t, out, "sealed by the present one of 1 key", "every owner is there", " 0 failed, ")
+		want(t, c.operator(0, "top", "--since", good, "--by", "actor,kind"), "admin ", "deployments.apps", "rutter:reconcilers ")
+	})
 	t.Run("history status", func(t *testing.T) {
 		want(t, c.operator(0, "history", "status"), "Oldest     rev-", "Gaps       none")
 	})

@@ -126,6 +126,8 @@ func TestTapFilter(t *testing.T) {
 		{[]string{"deployments.apps/web.1"}, "", "h.apps.deployments.*.web%2E1"},
 		{[]string{"widgets.example.com"}, "", "h.example%2Ecom.widgets.*.*"},
 		{[]string{"node/worker-1"}, "", "h._.nodes._.worker-1"},
+		{[]string{"clusterroles.rbac.authorization.k8s.io/system:node"}, "", "h.rbac%2Eauthorization%2Ek8s%2Eio.clusterroles._.system:node"},
+		{[]string{"clusterroles.rbac.authorization.k8s.io/a b>*c"}, "", "h.rbac%2Eauthorization%2Ek8s%2Eio.clusterroles._.a%20b%3E%2Ac"},
 	} {
 		got, err := tapFilter(tc.args, tc.namespace)
 		require.NoError(t, err)

@@ -104,6 +104,9 @@ func (c *Cluster) UpArgs() []string {
 		"--api-port", strconv.Itoa(c.API), "--bus-port", strconv.Itoa(c.Bus), "--node-port", strconv.Itoa(c.NodePort), "--log-level", "info"}, c.extraFlags...)
 }
 
+// UpFlags are given to rutter from the next Start on, in place of those of New.
+func (c *Cluster) UpFlags(flags ...string) { c.extraFlags = flags }
+
 // Start runs `rutter up` and returns when it says how to use the cluster.
 func (c *Cluster) Start() {
 	c.t.Helper()

@@ -207,12 +207,14 @@ func (r *reconciler) markUnknown(ctx context.Context, n *corev1.Node) (*corev1.N
 	return updated, nil
 }
 
-// taint makes the condition taints match the conditions.
+// taint makes the condition taints match the conditions. What was read off the node is the
+// cause, also when this reconciler has just written it itself.
 func (r *reconciler) taint(ctx context.Context, n *corev1.Node) (*corev1.Node, error) {
 	taints := wanted(n, time.Now())
 	if equality.Semantic.DeepEqual(n.Spec.Taints, taints) {
 		return n, nil
 	}
+	ctx = schemas.WithCause(ctx, append(schemas.CauseOf(ctx), engine.Revision(n))...)
 	update := n.DeepCopy()
 	update.Spec.Taints = taints
 	updated, err := r.client.CoreV1().Nodes().Update(ctx, update, metav1.UpdateOptions{})
