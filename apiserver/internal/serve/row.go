@@ -17,7 +17,8 @@ type row struct {
 	json    []byte
 	age     int       // where in json the age belongs; less than zero for nowhere
 	created time.Time // from when the age counts
-	until   time.Time // zero for ever
+	from    time.Time // when it begins to hold; zero for always: an instant of the past may ask
+	until   time.Time // when it ends to hold; zero for never
 }
 
 // rowOverhead is about what a row takes besides its JSON.
@@ -25,7 +26,9 @@ const rowOverhead = 96
 
 func (r *row) size() int { return len(r.json) + rowOverhead }
 
-func (r *row) holds(now time.Time) bool { return r.until.IsZero() || now.Before(r.until) }
+func (r *row) holds(now time.Time) bool {
+	return !now.Before(r.from) && (r.until.IsZero() || now.Before(r.until))
+}
 
 // append appends the row as of now; the object has to follow, and a closing brace.
 func (r *row) append(dst []byte, now time.Time) []byte {
@@ -100,16 +103,19 @@ func ageCell(printed *metav1.Table, before, after time.Time) aged {
 	return aged{cell: -1}
 }
 
-// limit ends the row's time when the words of a cell can change.
+// limit bounds the time in which the words of a cell are the same.
 func (r *row) limit(words string, times []time.Time, before, after time.Time) {
 	for _, t := range times {
 		early, late := duration.HumanDuration(before.Sub(t)), duration.HumanDuration(after.Sub(t))
 		if !strings.Contains(words, early) && !strings.Contains(words, late) {
 			continue
 		}
-		until := before
+		from, until := before, before // never holds
 		if early == late {
-			until = changes(t, after)
+			from, until = unchanged(t, after)
+		}
+		if from.After(r.from) {
+			r.from = from
 		}
 		if r.until.IsZero() || until.Before(r.until) {
 			r.until = until
@@ -117,19 +123,21 @@ func (r *row) limit(words string, times []time.Time, before, after time.Time) {
 	}
 }
 
-// changes is when a text that tells how long ago t was is another one at the earliest.
-func changes(t, now time.Time) time.Time {
+// unchanged is between when and when a text that tells how long ago t was is as it is
+// now, at least.
+func unchanged(t, now time.Time) (from, until time.Time) {
 	ago := now.Sub(t)
 	unit := time.Hour
 	switch {
 	case ago < 0:
-		return now
+		return now, now
 	case ago < 10*time.Minute:
 		unit = time.Second
 	case ago < 8*time.Hour:
 		unit = time.Minute
 	}
-	return t.Add(ago.Truncate(unit) + unit)
+	from = t.Add(ago.Truncate(unit))
+	return from, from.Add(unit)
 }
 
 const (

@@ -42,17 +42,21 @@ func TestRowsHoldUntilACellChanges(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cells  []any
 		before time.Time
+		from   time.Time
 		until  time.Time
 	}{
-		"restarted minutes ago":        {[]any{"a", "2 (25m ago)", "60m"}, noon, noon.Add(50 * time.Second)},
-		"changed while it was printed": {[]any{"a", "2 (24m ago)", "60m"}, noon.Add(-11 * time.Second), noon.Add(-11 * time.Second)},
-		"the age is not what it seems": {[]any{"a", "1", "61m"}, noon, time.Time{}},
-		"an age in another column":     {[]any{"a", "60m", "x"}, noon, noon.Add(time.Minute)},
+		"restarted minutes ago":        {[]any{"a", "2 (25m ago)", "60m"}, noon, noon.Add(-10 * time.Second), noon.Add(50 * time.Second)},
+		"changed while it was printed": {[]any{"a", "2 (24m ago)", "60m"}, noon.Add(-11 * time.Second), noon.Add(-11 * time.Second), noon.Add(-11 * time.Second)},
+		"the age is not what it seems": {[]any{"a", "1", "61m"}, noon, time.Time{}, time.Time{}},
+		"an age in another column":     {[]any{"a", "60m", "x"}, noon, noon, noon.Add(time.Minute)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := newRow(printed(tc.cells...), []time.Time{created, restarted}, tc.before, noon)
-			if err != nil || !r.until.Equal(tc.until) {
-				t.Errorf("holds until %s, want %s: %v", r.until, tc.until, err)
+			if err != nil || !r.from.Equal(tc.from) || !r.until.Equal(tc.until) {
+				t.Errorf("holds from %s until %s, want from %s until %s: %v", r.from, r.until, tc.from, tc.until, err)
+			}
+			if !tc.from.IsZero() && (r.holds(tc.from.Add(-1)) || r.holds(tc.until) || tc.from.Before(tc.until) && !r.holds(tc.from)) {
+				t.Error("does not hold just then") // the past asks for earlier instants
 			}
 		})
 	}
