@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -63,14 +64,8 @@ func (w *packWriter) add(e *schemas.Event) {
 	w.events++
 }
 
-func packType(t schemas.EventType) int {
-	for i, known := range packTypes {
-		if t == known {
-			return i
-		}
-	}
-	return -1 // ParseEvent lets no other through; a reader refuses it
-}
+// packType is -1 for types that ParseEvent does not let through; a reader refuses it.
+func packType(t schemas.EventType) int { return slices.Index(packTypes[:], t) }
 
 func (w *packWriter) header(h *schemas.Header, recorded time.Time) {
 	w.number(int64(h.V))
@@ -215,30 +210,21 @@ func (r *packReader) fail(what string) {
 	r.rest = nil
 }
 
+// number takes back the zigzag of binary.AppendVarint.
 func (r *packReader) number() int64 {
-	if len(r.rest) > 0 && r.rest[0] < 0x80 { // most of them
-		n := r.rest[0]
-		r.rest = r.rest[1:]
-		return int64(n>>1) ^ -int64(n&1)
-	}
-	n, size := binary.Varint(r.rest)
-	if size <= 0 {
-		r.fail("number")
-		return 0
-	}
-	r.rest = r.rest[size:]
-	return n
+	n := r.uvarint("number")
+	return int64(n>>1) ^ -int64(n&1)
 }
 
-func (r *packReader) uvarint() uint64 {
-	if len(r.rest) > 0 && r.rest[0] < 0x80 {
+func (r *packReader) uvarint(what string) uint64 {
+	if len(r.rest) > 0 && r.rest[0] < 0x80 { // most of them
 		n := r.rest[0]
 		r.rest = r.rest[1:]
 		return uint64(n)
 	}
 	n, size := binary.Uvarint(r.rest)
 	if size <= 0 {
-		r.fail("length")
+		r.fail(what)
 		return 0
 	}
 	r.rest = r.rest[size:]
@@ -262,7 +248,7 @@ func (r *packReader) time(from time.Time) time.Time {
 
 // bytes aliases the pack.
 func (r *packReader) bytes() []byte {
-	n := r.uvarint()
+	n := r.uvarint("length")
 	if n > uint64(len(r.rest)) {
 		r.fail("bytes")
 		return nil
@@ -273,7 +259,7 @@ func (r *packReader) bytes() []byte {
 }
 
 func (r *packReader) text() string {
-	n := r.uvarint()
+	n := r.uvarint("length")
 	if n == 0 {
 		s := string(r.bytes())
 		r.texts = append(r.texts, s)

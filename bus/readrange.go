@@ -42,18 +42,14 @@ func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) 
 	a := archiveReader{c: c, r: r, fn: fn, next: r.From, pace: pacer{traffic: c.traffic}}
 	defer a.pace.end()
 	err := a.readPacks(ctx)
-	if errors.Is(err, errStop) {
-		return nil
-	}
 	var failed *scanError
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		c.log.Debug().Err(err).Msg("packs not read, going on with the archive")
 		err = nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = a.scan(ctx, 0)
 	}
-	err = a.scan(ctx, 0)
 	if errors.Is(err, errStop) {
 		return nil
 	}

@@ -154,7 +154,7 @@ func (x *index) fieldCondition(r fields.Requirement) (condition, bool) {
 
 // decides tells that what narrow finds is all that matches and nothing else, so that no
 // object has to be looked at: the selector is one requirement, by which the index is made.
-func (x *index) decides(s Selector) bool {
+func decides(s Selector, conditions []condition) bool {
 	var requirements int
 	if s.Labels != nil {
 		all, selectable := s.Labels.Requirements()
@@ -166,7 +166,6 @@ func (x *index) decides(s Selector) bool {
 	if s.Fields != nil {
 		requirements += len(s.Fields.Requirements())
 	}
-	conditions := x.conditions(s)
 	return requirements == 1 && len(conditions) == 1 && !conditions[0].wide
 }
 
@@ -198,10 +197,10 @@ func (x *index) each(c condition, prefix, from string, yield func(key string) bo
 	}
 }
 
-// narrow returns the keys, in order, of the objects that can match a selector. False if
-// these are more than limit.
-func (x *index) narrow(s Selector, prefix, from string, limit int) (keys []string, ok bool) {
-	for _, c := range x.conditions(s) {
+// narrow returns the keys, in order, of the objects that can fulfil all conditions. False
+// if these are more than limit.
+func (x *index) narrow(conditions []condition, prefix, from string, limit int) (keys []string, ok bool) {
+	for _, c := range conditions {
 		found := make([]string, 0, min(len(keys), limit))
 		x.each(c, prefix, from, func(key string) bool {
 			found = append(found, key)

@@ -64,12 +64,13 @@ func (s Snapshot) Select(prefix, from string, selector Selector, yield func(*Ite
 		s.Ascend(prefix, from, matching)
 		return
 	}
-	keys, ok := s.index.narrow(selector, prefix, from, s.tree.Len()/scanFrom)
+	conditions := s.index.conditions(selector)
+	keys, ok := s.index.narrow(conditions, prefix, from, s.tree.Len()/scanFrom)
 	if !ok {
 		s.Ascend(prefix, from, matching)
 		return
 	}
-	if s.index.decides(selector) {
+	if decides(selector, conditions) {
 		matching = yield
 	}
 	for _, key := range keys {
