@@ -134,6 +134,7 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
+	admit = presentAdmission{admit}
 	kubelet, err := s.cfg.PKI.Issue(pki.Leaf{Name: "apiserver-kubelet-client", CommonName: "kube-apiserver-kubelet-client",
 		Organizations: []string{user.SystemPrivilegedGroup}, Client: true})
 	if err != nil {
@@ -141,7 +142,7 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	}
 	installed, err := kinds.Install(kinds.Config{
 		Storage: s.stores, RawStorage: s.stores.raw, Client: s.client, Informers: s.informers, Admission: admit,
-		Authenticator: a.authn, Authorizer: readOnlyInPast{a.authz}, FullAuthorizer: a.authz, Rules: readRulesInPast{a.rules}, Instant: view.InstantOf, Tokens: a.tokens, Audiences: audiences,
+		Authenticator: a.authn, Authorizer: a.authz, Reviews: readOnlyInPast{a.authz}, Rules: readRulesInPast{a.rules}, Instant: view.InstantOf, Present: view.WithoutPast, Tokens: a.tokens, Audiences: audiences,
 		EventTTL: s.cfg.EventTTL, NodePorts: s.cfg.NodePorts,
 		ClusterCA: s.cfg.PKI.CAFile(), KubeletClientCert: kubelet.CertFile, KubeletClientKey: kubelet.KeyFile,
 		Components:      map[string]func() error{"etcd-0": s.etcdHealthy},

@@ -64,14 +64,15 @@ func FuzzList(f *testing.F) {
 	})
 }
 
-// FuzzWrite sends any body as any type to what is there, without keeping it.
-func FuzzWrite(f *testing.F) {
-	c := server(f)
-	path := "/api/v1/namespaces/" + c.maps(f, 1) + "/configmaps"
+// writeMethods are what seeds name by number.
+var writeMethods = []string{"POST", "PUT", patchMethod: "PATCH", "DELETE"}
+
+const patchMethod = 2
+
+// addWrites adds writes of ConfigMap m0 that make sense, and such as make none.
+func addWrites(f *testing.F) {
 	const whole = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m0"},"data":{"a":"1"}}`
-	const patch = 2
-	methods := []string{"POST", "PUT", patch: "PATCH", "DELETE"}
-	for i := range methods {
+	for i := range writeMethods {
 		method := uint(i)
 		f.Add(method, "application/json", whole, "", "Strict")
 		f.Add(method, "application/json", whole[:40], "tester", "")
@@ -80,35 +81,63 @@ func FuzzWrite(f *testing.F) {
 		f.Add(method, "application/json", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m0","name":"m1","labels":[],"ownerReferences":[{}],"managedFields":[{"fieldsV1":3}]},"data":{"a":1}}`, "", "Strict")
 		f.Add(method, "application/json", strings.Repeat(`{"a":`, 20000)+"1"+strings.Repeat("}", 20000), "", "Ignore")
 	}
-	f.Add(uint(patch), "application/json-patch+json", `[{"op":"add","path":"/data/b","value":"2"},{"op":"test","path":"/data/a","value":"9"}]`, "", "")
-	f.Add(uint(patch), "application/json-patch+json", `[{"op":"copy","from":"/data","path":"/data/a/-"},{"op":"move"},{"op":"fly","path":7}]`, "", "")
-	f.Add(uint(patch), "application/merge-patch+json", `{"metadata":null,"data":["a"],"kind":7}`, "", "Strict")
-	f.Add(uint(patch), "application/strategic-merge-patch+json", `{"$patch":"replace","data":{"$retainKeys":[7]},"metadata":{"ownerReferences":[{"$patch":"delete"}]}}`, "", "")
-	f.Add(uint(patch), "application/apply-patch+yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m0}\ndata: {a: 3, a: 4}\n", "tester", "")
-	f.Add(uint(patch), "application/apply-patch+yaml", "- a\n- &x [*x]\n", strings.Repeat("m", 200), "Fast")
-	f.Add(uint(patch+1), "application/json", `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":7},"gracePeriodSeconds":-9,"propagationPolicy":"Sideways"}`, "", "")
+	f.Add(uint(patchMethod), "application/json-patch+json", `[{"op":"add","path":"/data/b","value":"2"},{"op":"test","path":"/data/a","value":"9"}]`, "", "")
+	f.Add(uint(patchMethod), "application/json-patch+json", `[{"op":"copy","from":"/data","path":"/data/a/-"},{"op":"move"},{"op":"fly","path":7}]`, "", "")
+	f.Add(uint(patchMethod), "application/merge-patch+json", `{"metadata":null,"data":["a"],"kind":7}`, "", "Strict")
+	f.Add(uint(patchMethod), "application/strategic-merge-patch+json", `{"$patch":"replace","data":{"$retainKeys":[7]},"metadata":{"ownerReferences":[{"$patch":"delete"}]}}`, "", "")
+	f.Add(uint(patchMethod), "application/apply-patch+yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m0}\ndata: {a: 3, a: 4}\n", "tester", "")
+	f.Add(uint(patchMethod), "application/apply-patch+yaml", "- a\n- &x [*x]\n", strings.Repeat("m", 200), "Fast")
+	f.Add(uint(patchMethod+1), "application/json", `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":7},"gracePeriodSeconds":-9,"propagationPolicy":"Sideways"}`, "", "")
+}
+
+// FuzzWrite sends any body as any type to what is there, without keeping it.
+func FuzzWrite(f *testing.F) {
+	c := server(f)
+	path := "/api/v1/namespaces/" + c.maps(f, 1) + "/configmaps"
+	addWrites(f)
 	f.Fuzz(func(t *testing.T, which uint, kind, body, manager, validation string) {
-		method := methods[which%uint(len(methods))]
-		if strings.ContainsFunc(kind, unicode.IsControl) {
-			return
-		}
-		query := url.Values{"dryRun": {"All"}}
-		if manager != "" {
-			query.Set("fieldManager", manager)
-		}
-		if validation != "" {
-			query.Set("fieldValidation", validation)
-		}
-		target := path
-		if method != "POST" {
-			target += "/m0"
-		}
-		a := c.send(t, method, target+"?"+query.Encode(), body, "Content-Type: "+kind)
-		if bytes.Contains(a.body, []byte(`"message":"failed to create typed patch object`)) {
-			return // an apply of the wrong type, which upstream's code calls an error of the server
-		}
-		refusal(t, a)
+		fuzzWrite(t, c, path, which, kind, body, manager, validation)
 	})
+}
+
+// FuzzDryRunOfThePast does the same to the past, whose object stays what it was while
+// nothing is written.
+func FuzzDryRunOfThePast(f *testing.F) {
+	p := withHistory(f)
+	ns := p.maps(f, 1)
+	path := fmt.Sprintf("/at/rev-%d/api/v1/namespaces/%s/configmaps", p.revision(f), ns)
+	was := string(p.send(f, "GET", path+"/m0", "", "Accept: application/yaml").body)
+	now := p.revision(f)
+	addWrites(f)
+	f.Fuzz(func(t *testing.T, which uint, kind, body, manager, validation string) {
+		fuzzWrite(t, p.cluster, path, which, kind, body, manager, validation)
+		require.Equal(t, was, string(p.send(t, "GET", path+"/m0", "", "Accept: application/yaml").body))
+		require.Equal(t, now, p.revision(t))
+	})
+}
+
+func fuzzWrite(t *testing.T, c *cluster, path string, which uint, kind, body, manager, validation string) {
+	t.Helper()
+	method := writeMethods[which%uint(len(writeMethods))]
+	if strings.ContainsFunc(kind, unicode.IsControl) {
+		return
+	}
+	query := url.Values{"dryRun": {"All"}}
+	if manager != "" {
+		query.Set("fieldManager", manager)
+	}
+	if validation != "" {
+		query.Set("fieldValidation", validation)
+	}
+	target := path
+	if method != "POST" {
+		target += "/m0"
+	}
+	a := c.send(t, method, target+"?"+query.Encode(), body, "Content-Type: "+kind)
+	if bytes.Contains(a.body, []byte(`"message":"failed to create typed patch object`)) {
+		return // an apply of the wrong type, which upstream's code calls an error of the server
+	}
+	refusal(t, a)
 }
 
 // TestStalledWatchesHarmNobody holds watches whose clients have stopped reading while

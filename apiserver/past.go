@@ -17,7 +17,7 @@ import (
 // readVerbs are what can be done to the past.
 var readVerbs = []string{"get", "list", "watch"}
 
-const pastReason = "this is the past, which can only be read"
+const pastReason = "this is the past, which can only be read: writes are tried in a dry run at most"
 
 // readOnlyInPast answers access reviews: in the past, nobody may write, and reading is
 // today's permission (invariant 9).

@@ -264,7 +264,6 @@ func (p *past) refusals(t *testing.T, ns, instant string) {
 		"create":      {http.MethodPost, base + "/configmaps", "create configmaps"},
 		"update":      {http.MethodPut, base + "/configmaps/gone", `update configmaps "gone"`},
 		"patch":       {http.MethodPatch, base + "/configmaps/gone", `patch configmaps "gone"`},
-		"dry run":     {http.MethodPatch, base + "/configmaps/gone?dryRun=All", `patch configmaps "gone"`},
 		"delete":      {http.MethodDelete, base + "/pods/web", `delete pods "web"`},
 		"delete many": {http.MethodDelete, base + "/pods", "deletecollection pods"},
 		"exec":        {http.MethodPost, base + "/pods/web/exec?command=sh", `create pods/exec "web"`},

@@ -109,9 +109,9 @@ func (r *recording) install(cfg Config) (*kinds.API, error) {
 		return nil, err
 	}
 	return kinds.Install(kinds.Config{
-		Storage: r.stores, RawStorage: r.stores.raw, Client: r.client, Informers: informers.NewSharedInformerFactory(r.client, 0), Admission: admission.NewChainHandler(),
-		Authenticator: authenticator.RequestFunc(anybody), Authorizer: readOnlyInPast{r.access}, FullAuthorizer: r.access, Rules: readRulesInPast{r.rules},
-		Instant: view.InstantOf, Tokens: tokens, Audiences: audiences,
+		Storage: r.stores, RawStorage: r.stores.raw, Client: r.client, Informers: informers.NewSharedInformerFactory(r.client, 0), Admission: presentAdmission{admission.NewChainHandler()},
+		Authenticator: authenticator.RequestFunc(anybody), Authorizer: r.access, Reviews: readOnlyInPast{r.access}, Rules: readRulesInPast{r.rules},
+		Instant: view.InstantOf, Present: view.WithoutPast, Tokens: tokens, Audiences: audiences,
 		ReadOnly: true, EventTTL: cfg.EventTTL, NodePorts: cfg.NodePorts, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
 	})
 }
@@ -128,7 +128,7 @@ func (r *recording) custom() (custom, *thens, error) {
 	}
 	config := customresources.Config{
 		Source: customresources.Then(definitions.Table(), definitions.Prefix()), Open: r.stores.custom, Prefix: prefixOf, Converters: converters,
-		Admission: admission.NewChainHandler(), Authorizer: r.access, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
+		Admission: presentAdmission{admission.NewChainHandler()}, Authorizer: r.access, MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
 	}
 	return custom{customresources.New(config)}, &thens{config: config, prefix: definitions.Prefix(), present: definitions.Table(), made: map[string]custom{}}, nil
 }

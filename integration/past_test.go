@@ -86,7 +86,7 @@ func TestPastWithKubectl(t *testing.T) {
 	t.Run("what can't be done", func(t *testing.T) {
 		for _, args := range [][]string{
 			{"delete", "deploy", "web"}, {"scale", "deploy", "web", "--replicas=1"}, {"create", "configmap", "x"},
-			{"exec", "deploy/web", "--", "true"}, {"diff", "--server-side", "-f", c.manifest()},
+			{"exec", "deploy/web", "--", "true"}, {"apply", "--server-side", "-f", c.manifest()}, {"delete", "deploy", "web", "--dry-run=server"},
 		} {
 			out, err := c.at(then, append([]string{"-n", "shop"}, args...)...)
 			if err == nil || !strings.Contains(out, "the past") || !strings.Contains(out, then) {

@@ -129,7 +129,7 @@ func (c Config) serviceAccounts(b *builder, pod podstore.PodStorage, node *nodes
 	}
 	b.r["secrets"] = secret
 	webhooks := c.Client.AdmissionregistrationV1()
-	account, err := serviceaccountstore.NewREST(c.Storage, c.Tokens, c.Audiences, c.FullAuthorizer, 0,
+	account, err := serviceaccountstore.NewREST(c.Storage, c.Tokens, c.Audiences, c.Authorizer, 0,
 		pod.Pod.Store, secret.Store, node.Node.Store,
 		webhooks.ValidatingWebhookConfigurations(), webhooks.MutatingWebhookConfigurations(), false, 0)
 	if !b.keep(err) {

@@ -38,12 +38,13 @@ type Config struct {
 	Informers  informers.SharedInformerFactory
 	Admission  admission.Interface
 
-	Authenticator  authenticator.Request
-	Authorizer     authorizer.UnconditionalAuthorizer
-	FullAuthorizer authorizer.Authorizer
-	Rules          authorizer.RuleResolver
-	Tokens         serviceaccount.TokenGenerator
-	Audiences      authenticator.Audiences
+	Authenticator authenticator.Request
+	Authorizer    authorizer.Authorizer
+	// Reviews and Rules answer reviews of access.
+	Reviews   authorizer.UnconditionalAuthorizer
+	Rules     authorizer.RuleResolver
+	Tokens    serviceaccount.TokenGenerator
+	Audiences authenticator.Audiences
 
 	EventTTL  time.Duration
 	NodePorts string // "30000-32767"
@@ -54,6 +55,8 @@ type Config struct {
 
 	// Instant tells as of when a request reads, and whether that is the past.
 	Instant func(ctx context.Context) (time.Time, bool)
+	// Present returns a context that reads the present.
+	Present func(ctx context.Context) context.Context
 
 	// ReadOnly tells that nothing is ever written: nothing is started that gives out
 	// addresses.
@@ -87,6 +90,9 @@ func Install(c Config) (*API, error) {
 	capabilities.Setup(true, 0) // privileged pods, which PodSecurity restricts by namespace
 	all, err := c.storages()
 	if err != nil {
+		return nil, err
+	}
+	if err := c.allocateInPast(all); err != nil {
 		return nil, err
 	}
 	for _, resources := range all {

@@ -208,12 +208,12 @@ func (c Config) rbac() (resources, error) {
 	if b.err != nil {
 		return b.done()
 	}
-	resolver := rbacvalidation.NewDefaultRuleResolver(
+	resolver := rulesOfToday{rbacvalidation.NewDefaultRuleResolver(
 		role.AuthorizerAdapter{Registry: role.NewRegistry(roles)},
 		rolebinding.AuthorizerAdapter{Registry: rolebinding.NewRegistry(roleBindings)},
 		clusterrole.AuthorizerAdapter{Registry: clusterrole.NewRegistry(clusterRoles)},
 		clusterrolebinding.AuthorizerAdapter{Registry: clusterrolebinding.NewRegistry(clusterRoleBindings)},
-	)
+	), c.Present}
 	b.r["roles"] = rolepolicy.NewStorage(roles, c.Authorizer, resolver)
 	b.r["rolebindings"] = rolebindingpolicy.NewStorage(roleBindings, c.Authorizer, resolver)
 	b.r["clusterroles"] = clusterrolepolicy.NewStorage(clusterRoles, c.Authorizer, resolver)
@@ -291,9 +291,9 @@ func (c Config) authentication() (resources, error) {
 
 func (c Config) authorization() (resources, error) {
 	return resources{
-		"subjectaccessreviews":      subjectaccessreview.NewREST(c.Authorizer, Scheme()),
-		"selfsubjectaccessreviews":  selfsubjectaccessreview.NewREST(c.Authorizer, Scheme()),
-		"localsubjectaccessreviews": localsubjectaccessreview.NewREST(c.Authorizer, Scheme()),
+		"subjectaccessreviews":      subjectaccessreview.NewREST(c.Reviews, Scheme()),
+		"selfsubjectaccessreviews":  selfsubjectaccessreview.NewREST(c.Reviews, Scheme()),
+		"localsubjectaccessreviews": localsubjectaccessreview.NewREST(c.Reviews, Scheme()),
 		"selfsubjectrulesreviews":   selfsubjectrulesreview.NewREST(c.Rules),
 	}, nil
 }

@@ -190,8 +190,9 @@ func (c Config) chain(h http.Handler) http.Handler {
 	}
 	h = withOrigin(h)
 	h = c.withPast(h)
+	h = c.withTrial(h)
 	h = filters.WithAuthorization(h, c.Authorizer, codecs)
-	h = withReadOnly(h)
+	h = c.withReadOnly(h)
 	h = c.withHistory(h)
 	if c.Flow != nil {
 		h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)

@@ -100,11 +100,12 @@ func withInstantRecorded(next http.Handler) http.Handler {
 
 // withReadOnly refuses what can't be done to the past. It comes before authorization:
 // nobody may do it.
-func withReadOnly(next http.Handler) http.Handler {
+func (c Config) withReadOnly(next http.Handler) http.Handler {
+	calls := c.calls()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visitOf(r.Context())
 		info, ok := request.RequestInfoFrom(r.Context())
-		if v == nil || (ok && readable(info, r.Method)) {
+		if v == nil || (ok && (readable(info, r.Method) || calls.tried(info, r.URL.Query()))) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -46,6 +46,9 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return err
 	}
+	if view.PastOf(ctx) != nil {
+		obj = obj.DeepCopyObject() // a dry run may be about to change it
+	}
 	return setObject(out, obj)
 }
 

@@ -55,6 +55,14 @@ func WithPast(ctx context.Context, r *Reader) context.Context {
 	return context.WithValue(ctx, readerKey{}, r)
 }
 
+// WithoutPast returns a context whose requests read the present.
+func WithoutPast(ctx context.Context) context.Context {
+	if PastOf(ctx) == nil {
+		return ctx
+	}
+	return WithPast(ctx, nil)
+}
+
 // PastOf is what WithPast has put into the context, nil for the present.
 func PastOf(ctx context.Context) *Reader {
 	r, _ := ctx.Value(readerKey{}).(*Reader)
