@@ -20,7 +20,7 @@ type Held struct {
 type End struct {
 	Seq uint64
 	Rev int64
-	At  time.Time // when the stream took it
+	At  time.Time // when the stream took it; of PACKS, when ARCHIVE took the first and the last event in it
 }
 
 // HeldBy looks at a stream.
@@ -35,6 +35,10 @@ func (c *Client) HeldBy(ctx context.Context, stream string) (Held, error) {
 	}
 	if h.Messages == 0 {
 		return h, nil
+	}
+	if stream == StreamPacks {
+		err := c.packEnds(ctx, &h.First, &h.Last)
+		return h, err
 	}
 	for _, end := range []*End{&h.First, &h.Last} {
 		e, err := c.Message(ctx, stream, end.Seq)

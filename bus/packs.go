@@ -157,6 +157,39 @@ func (p *packs) end(ctx context.Context) (uint64, error) {
 	return newest.to, err
 }
 
+// packEnds finds out between which events PACKS lies. A pack that can't be read, as its
+// readers find out too, leaves its end without a revision.
+func (c *Client) packEnds(ctx context.Context, first, last *End) error {
+	packs, err := c.openPacks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, end := range []*End{first, last} {
+		held, err := packs.get(ctx, end.Seq)
+		if errors.Is(err, ErrNotFound) || errors.Is(err, errPack) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r, err := openPack(held.body, nil)
+		if err != nil {
+			continue
+		}
+		for r.more() {
+			e, _, err := r.next(func(schemas.EventType, *schemas.Key) bool { return true })
+			if err != nil {
+				break
+			}
+			end.Rev, end.At = e.Rev, e.Recorded
+			if end == first {
+				break
+			}
+		}
+	}
+	return nil
+}
+
 // find is where in PACKS the packs begin that have something at or behind a sequence of
 // ARCHIVE.
 func (p *packs) find(ctx context.Context, seq uint64) (uint64, error) {

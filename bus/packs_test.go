@@ -228,6 +228,40 @@ func TestPacksAreReadLikeTheArchive(t *testing.T) {
 	require.Equal(t, plain, tail, "with a pack damaged")
 }
 
+func TestHeldByPacks(t *testing.T) {
+	b := startBus(t)
+	empty, err := b.HeldBy(t.Context(), StreamPacks)
+	require.NoError(t, err)
+	require.Zero(t, empty.Messages)
+	b.fill(t, rand.New(rand.NewPCG(1, 2)), 800)
+	all := b.read(t, Range{})
+	require.NoError(t, b.PackArchive(t.Context()))
+	packs, err := b.openPacks(t.Context())
+	require.NoError(t, err)
+	newest, err := packs.get(t.Context(), packs.last)
+	require.NoError(t, err)
+	var last schemas.Event
+	for _, e := range all {
+		if e.Seq < newest.to {
+			last = e
+		}
+	}
+	held, err := b.HeldBy(t.Context(), StreamPacks)
+	require.NoError(t, err)
+	require.Greater(t, held.Messages, uint64(2))
+	require.Positive(t, held.MaxBytes)
+	require.Equal(t, all[0].Rev, held.First.Rev)
+	require.Equal(t, last.Rev, held.Last.Rev)
+	require.True(t, all[0].Recorded.Equal(held.First.At), "%s", held.First.At)
+	require.True(t, last.Recorded.Equal(held.Last.At), "%s", held.Last.At)
+
+	require.NoError(t, packs.append(t.Context(), newest.to, newest.to+200, []byte("no pack")))
+	held, err = b.HeldBy(t.Context(), StreamPacks)
+	require.NoError(t, err, "a damaged pack is left to its readers")
+	require.Equal(t, all[0].Rev, held.First.Rev)
+	require.Zero(t, held.Last.Rev)
+}
+
 func TestReadRangeFollowsBehindThePacks(t *testing.T) {
 	b := startBus(t)
 	b.fill(t, rand.New(rand.NewPCG(1, 2)), 800)

@@ -113,7 +113,7 @@ func TestCommandsOfThePast(t *testing.T) {
 		if err != nil {
 			t.Errorf("status: %v", err)
 		}
-		want(t, out, ": healthy", "published up to revision ", "1 member, leader rutter", "HISTORY ", "ARCHIVE ")
+		want(t, out, ": healthy", "published up to revision ", "1 member, leader rutter", "HISTORY ", "ARCHIVE ", "PACKS ")
 		out, err = c.Rutter("check", "cluster", "--kubeconfig", c.Kubeconfig())
 		if err != nil {
 			t.Errorf("check: %v", err)
@@ -122,7 +122,7 @@ func TestCommandsOfThePast(t *testing.T) {
 		want(t, c.operator(0, "top", "--since", good, "--by", "actor,kind"), "admin ", "deployments.apps", "rutter:reconcilers ")
 	})
 	t.Run("history status", func(t *testing.T) {
-		want(t, c.operator(0, "history", "status"), "Oldest     rev-", "Gaps       none")
+		want(t, c.operator(0, "history", "status"), "Oldest     rev-", "Packs      ", " of 1 GiB", "Gaps       none")
 	})
 }
 

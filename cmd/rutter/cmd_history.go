@@ -83,6 +83,9 @@ func writeStatus(w io.Writer, form string, s remote.Status, text json.RawMessage
 		fmt.Fprintf(table, "Events\t%d, %s of %s, kept for %.4g days\n", s.Events, size(int64(s.Bytes)), size(s.Retention.MaxBytes), age.Hours()/24)
 		fmt.Fprintf(table, "Keyframes\t%d, %s of %s\n", len(s.Keyframes), size(kept), size(s.Retention.MaxKeyframeBytes))
 	}
+	if s.Packs != nil {
+		fmt.Fprintf(table, "Packs\t%d, %s of %s\n", s.Packs.Messages, size(int64(s.Packs.Bytes)), size(s.Retention.MaxPackBytes))
+	}
 	if len(s.Gaps) == 0 {
 		fmt.Fprintln(table, "Gaps\tnone")
 	}

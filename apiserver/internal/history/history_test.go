@@ -224,6 +224,8 @@ func TestGapIsRefusedWithItsBounds(t *testing.T) {
 	status, err := r.Status(t.Context())
 	require.NoError(t, err)
 	require.Len(t, status.Gaps, 1)
+	require.NotNil(t, status.Packs)
+	require.Positive(t, status.Retention.MaxPackBytes)
 	held, err := r.look(t.Context())
 	require.NoError(t, err)
 	require.True(t, r.wanted(held, time.Now()), "a gap asks for a new keyframe")

@@ -85,6 +85,7 @@ func TestRecordingHasItsGaps(t *testing.T) {
 	status, err := played.Status(t.Context())
 	require.NoError(t, err)
 	require.Len(t, status.Gaps, 1)
+	require.Nil(t, status.Packs, "a recording is not packed")
 	require.Equal(t, r.epoch, status.Epoch)
 }
 

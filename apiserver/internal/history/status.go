@@ -16,9 +16,11 @@ type Status struct {
 	Events    uint64     `json:"events"`
 	Bytes     uint64     `json:"bytes"`
 	Keyframes []Keyframe `json:"keyframes"`
-	Gaps      []Gap      `json:"gaps"`
-	Retention Retention  `json:"retention"`
-	Cache     Cache      `json:"cache"`
+	// Packs is the copy of the events that long reads take; nil where there is none.
+	Packs     *Packs    `json:"packs,omitempty"`
+	Gaps      []Gap     `json:"gaps"`
+	Retention Retention `json:"retention"`
+	Cache     Cache     `json:"cache"`
 }
 
 // Keyframe is a whole state that is kept.
@@ -28,11 +30,18 @@ type Keyframe struct {
 	Bytes   int64 `json:"bytes"`
 }
 
+// Packs is how much of the log is packed.
+type Packs struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+}
+
 // Retention is what bounds the log. Ages are in seconds.
 type Retention struct {
 	MaxAgeSeconds     int64 `json:"maxAgeSeconds"`
 	MaxBytes          int64 `json:"maxBytes"`
 	MaxKeyframeBytes  int64 `json:"maxKeyframeBytes"`
+	MaxPackBytes      int64 `json:"maxPackBytes"`
 	KeyframeEvents    int   `json:"keyframeEvents"`
 	KeyframeAgeSecond int64 `json:"keyframeAgeSeconds"`
 }
@@ -67,8 +76,14 @@ func (h *History) Status(ctx context.Context) (Status, error) {
 		s.Gaps = append(s.Gaps, *h.dated(ctx, g))
 	}
 	limits := h.parts.Bus.Retention()
+	if limits.PackBytes > 0 { // a recording is not packed
+		s.Packs = &Packs{}
+		if s.Packs.Messages, s.Packs.Bytes, err = h.parts.Bus.Size(ctx, bus.StreamPacks); err != nil {
+			return Status{}, &Error{Kind: Unavailable, Reason: "the event log does not answer", Err: err}
+		}
+	}
 	s.Retention = Retention{
-		MaxAgeSeconds: int64(limits.ArchiveAge.Seconds()), MaxBytes: limits.ArchiveBytes, MaxKeyframeBytes: limits.KeyframeBytes,
+		MaxAgeSeconds: int64(limits.ArchiveAge.Seconds()), MaxBytes: limits.ArchiveBytes, MaxKeyframeBytes: limits.KeyframeBytes, MaxPackBytes: limits.PackBytes,
 		KeyframeEvents: h.cfg.KeyframeEvents, KeyframeAgeSecond: int64(h.cfg.KeyframeAge.Seconds()),
 	}
 	s.Cache.MaxBytes = h.cfg.CacheBytes

@@ -65,7 +65,7 @@ type Disk struct {
 
 // What a machine should have.
 const (
-	lowDisk, scarceDisk     = 5 << 30, 1 << 30 // a fresh data directory is 125 MB, the streams keep up to 3.5 GiB
+	lowDisk, scarceDisk     = 5 << 30, 1 << 30 // a fresh data directory is 125 MB, the streams keep up to 4.5 GiB
 	lowInodes, scarceInodes = 10, 2            // percent
 	lowMemory               = 512 << 20
 	lowFiles                = 65536
@@ -195,7 +195,7 @@ func checkDisk(name string, h Host) Finding {
 	case h.Disk.Free < scarceDisk:
 		f.State, f.Fix = Failed, "etcd ends when its disk is full: make room"
 	case h.Disk.Free < lowDisk:
-		f.State, f.Fix = Warning, "etcd may take 8 GiB, the streams 3.5 GiB, and images come on top: make room"
+		f.State, f.Fix = Warning, "etcd may take 8 GiB, the streams 4.5 GiB, and images come on top: make room"
 	}
 	return f
 }

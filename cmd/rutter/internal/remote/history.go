@@ -47,6 +47,10 @@ type Status struct {
 		Objects int   `json:"objects"`
 		Bytes   int64 `json:"bytes"`
 	} `json:"keyframes"`
+	Packs *struct {
+		Messages uint64 `json:"messages"`
+		Bytes    uint64 `json:"bytes"`
+	} `json:"packs"`
 	Gaps []struct {
 		From   Instant `json:"from"`
 		To     Instant `json:"to"`
@@ -56,6 +60,7 @@ type Status struct {
 		MaxAgeSeconds    int64 `json:"maxAgeSeconds"`
 		MaxBytes         int64 `json:"maxBytes"`
 		MaxKeyframeBytes int64 `json:"maxKeyframeBytes"`
+		MaxPackBytes     int64 `json:"maxPackBytes"`
 	} `json:"retention"`
 }
 
