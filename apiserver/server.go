@@ -29,6 +29,7 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
+	"github.com/rutter-project/rutter/apiserver/internal/lane"
 	"github.com/rutter-project/rutter/apiserver/internal/policystatus"
 	"github.com/rutter-project/rutter/apiserver/internal/relay"
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
@@ -226,6 +227,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	inner := s.httpServer(handler)
 	outer := s.httpServer(endWatches(ctx, handler))
 	outer.TLSConfig = s.tlsConfig()
+	lanes := lane.Attach(outer)
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.extension.follow(ctx) })
 	g.Go(func() error { s.identities.Follow(ctx, s.tellIdentities); return nil })
@@ -240,12 +242,13 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		s.keepFlowDefaults(ctx)
 		return nil
 	})
+	g.Go(func() error { return closed(lanes.Serve()) })
 	g.Go(func() error {
-		return closed(outer.ServeTLS(gathering{s.listener}, s.serving.CertFile, s.serving.KeyFile))
+		return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile))
 	})
 	g.Go(func() error {
 		<-ctx.Done()
-		s.shutdown(outer, inner)
+		s.shutdown(outer, lanes, inner)
 		return nil
 	})
 	return g.Wait()
@@ -301,11 +304,15 @@ func endWatches(stopping context.Context, next http.Handler) http.Handler {
 
 // shutdown lets requests in flight finish, as far as they do in time. The loopback
 // comes last, since they need it, and has no requests but the server's own watches.
-func (s *Server) shutdown(outer, inner *http.Server) {
+func (s *Server) shutdown(outer *http.Server, lanes *lane.Server, inner *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	if err := outer.Shutdown(ctx); err != nil {
+	var g errgroup.Group
+	g.Go(func() error { return outer.Shutdown(ctx) })
+	g.Go(func() error { return lanes.Shutdown(ctx) })
+	if err := g.Wait(); err != nil {
 		_ = outer.Close()
+		_ = lanes.Close()
 	}
 	_ = inner.Close()
 	s.informers.Shutdown()

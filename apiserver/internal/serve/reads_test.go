@@ -130,7 +130,8 @@ func TestFramesAreLinesOfJSON(t *testing.T) {
 		"DELETED":  {Rev: 9, Type: view.Deleted, Item: item, Prev: before},
 	} {
 		s := &stream{ask: &ask{form: inJSON{whole()}}}
-		if err := s.tell(&e); err != nil {
+		line, err := s.tell(&e)
+		if err != nil {
 			t.Fatal(err)
 		}
 		var got struct {
@@ -139,8 +140,8 @@ func TestFramesAreLinesOfJSON(t *testing.T) {
 				Metadata struct{ Name, ResourceVersion string }
 			}
 		}
-		if err := json.Unmarshal(s.buf, &got); err != nil || got.Type != want || got.Object.Metadata.ResourceVersion != "9" || s.buf[len(s.buf)-1] != '\n' {
-			t.Errorf("%s: %s: %v", want, s.buf, err)
+		if err := json.Unmarshal(line, &got); err != nil || got.Type != want || got.Object.Metadata.ResourceVersion != "9" || line[len(line)-1] != '\n' {
+			t.Errorf("%s: %s: %v", want, line, err)
 		}
 	}
 	mark, err := inJSON{whole()}.bookmark(5, true, true)

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
+	"github.com/rutter-project/rutter/apiserver/internal/lane"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 )
 
@@ -29,7 +31,7 @@ const (
 type stream struct {
 	*ask
 	p         *plain
-	w         http.ResponseWriter
+	w         io.Writer
 	flush     func()
 	bookmarks bool
 	begun     bool  // an event has been sent
@@ -50,6 +52,14 @@ func (p *plain) watch(a *ask, w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", a.form.mediaType(true))
 	w.WriteHeader(http.StatusOK)
 	s.flush()
+	if direct, ok := lane.Open(ctx); ok {
+		s.w, s.flush = direct, func() {}
+		defer func() {
+			if !direct.Close() {
+				panic(http.ErrAbortHandler) // the client must not take a part of an event for the end
+			}
+		}()
+	}
 	cursor, stop, err := s.begin(ctx)
 	utilflowcontrol.WatchInitialized(ctx) // the costly part is over
 	if stop != nil {
@@ -115,15 +125,10 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 		if err != nil {
 			return err
 		}
-		for i := range events {
-			if err := s.tell(&events[i]); err != nil {
-				return err
-			}
-		}
-		s.seen = max(s.seen, seen)
-		if err := s.write(); err != nil {
+		if err := s.tellAll(events); err != nil {
 			return err
 		}
+		s.seen = max(s.seen, seen)
 		select {
 		case <-more:
 		case <-due:
@@ -165,18 +170,24 @@ func untilBookmark(ctx context.Context) time.Duration {
 
 // write sends what has gathered, in one piece.
 func (s *stream) write() error {
-	if len(s.buf) == 0 {
-		return nil
-	}
-	_, err := s.w.Write(s.buf)
-	if err != nil {
+	if err := s.send(s.buf); err != nil {
 		return err
 	}
-	s.flush()
 	if cap(s.buf) > 2*writeSize {
 		s.buf = nil
 	}
 	s.buf = s.buf[:0]
+	return nil
+}
+
+func (s *stream) send(frame []byte) error {
+	if len(frame) == 0 {
+		return nil
+	}
+	if _, err := s.w.Write(frame); err != nil {
+		return err
+	}
+	s.flush()
 	return nil
 }
 
@@ -186,11 +197,27 @@ const (
 	deleted  = "DELETED"
 )
 
-// tell appends what a change is to this watcher: an object that begins to match its
-// selector is added, one that ceases to match is deleted.
-func (s *stream) tell(e *view.Event) error {
+// tellAll sends what changes are to this watcher. A single one, which is how they come
+// mostly, is not copied first.
+func (s *stream) tellAll(events []view.Event) error {
+	for i := range events {
+		frame, err := s.tell(&events[i])
+		if err != nil {
+			return err
+		}
+		if len(events) == 1 && len(s.buf) == 0 {
+			return s.send(frame)
+		}
+		s.buf = append(s.buf, frame...)
+	}
+	return s.write()
+}
+
+// tell returns what a change is to this watcher, nil if nothing: an object that begins to
+// match its selector is added, one that ceases to match is deleted.
+func (s *stream) tell(e *view.Event) ([]byte, error) {
 	if e.Rev <= s.sent || !strings.HasPrefix(e.Item.Key, s.key) || s.one && e.Item.Key != s.key {
-		return nil
+		return nil, nil
 	}
 	was := e.Prev != nil && s.selector.Matches(e.Prev)
 	is := e.Type != view.Deleted && s.selector.Matches(e.Item)
@@ -205,19 +232,18 @@ func (s *stream) tell(e *view.Event) error {
 	case e.Type == view.Deleted && e.Prev == nil && s.selector.Empty():
 		event = deleted // what it was is not known here
 	default:
-		return nil
+		return nil, nil
 	}
 	kind := view.FrameKind{Form: s.form.kind(!s.begun), Event: event, Last: last}
 	frame, ok := e.Item.Frame(kind)
 	if !ok {
 		var err error
 		if frame, err = s.frame(e, kind); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	s.buf = append(s.buf, frame...)
 	s.begun = true
-	return nil
+	return frame, nil
 }
 
 // frame makes what watchers of a form are told of a change, for all of them.
