@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -320,13 +321,14 @@ func TestHealth(t *testing.T) {
 		body   string
 	}{
 		"/healthz":                              {200, "ok"},
-		"/livez?verbose":                        {200, "[+]ping ok\n[+]etcd ok\nlivez check passed\n"},
-		"/readyz?verbose":                       {200, "[+]ping ok\n[+]etcd ok\n[+]poststart ok\nreadyz check passed\n"},
-		"/readyz?verbose&exclude=etcd":          {200, "[+]ping ok\n[+]etcd excluded: ok\n[+]poststart ok\nreadyz check passed\n"},
+		"/healthz/":                             {404, "404 page not found\n"},
 		"/readyz/etcd":                          {200, "ok"},
 		"/readyz/etcd?verbose":                  {200, "[+]etcd ok\nreadyz check passed\n"},
+		"/readyz/etcd?verbose&exclude=etcd":     {200, "[+]etcd excluded: ok\nreadyz check passed\n"},
+		"/readyz/shutdown":                      {200, "ok"},
+		"/livez/shutdown":                       {404, "404 page not found\n"},
 		"/livez/nothing":                        {404, "404 page not found\n"},
-		"/livez/poststart":                      {404, "404 page not found\n"},
+		"/livez/poststarthook/nothing":          {404, "404 page not found\n"},
 		"/healthz?exclude=etcd&exclude=nothing": {200, "ok"},
 	} {
 		a := c.send(t, "GET", path, "")
@@ -335,11 +337,35 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// Probes and upstream's tests ask for what kube-apiserver does at start by its names.
+func TestHealthNamesWhatKubeAPIServerDoesAtStart(t *testing.T) {
+	c := server(t)
+	for _, name := range []string{
+		"start-apiserver-admission-initializer", "generic-apiserver-start-informers", "start-apiextensions-informers", "start-apiextensions-controllers",
+		"crd-informer-synced", "bootstrap-controller", "start-system-namespaces-controller", "rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes",
+		"start-cluster-authentication-info-controller", "start-kube-aggregator-informers", "apiservice-registration-controller",
+		"apiservice-status-local-available-controller", "apiservice-status-remote-available-controller", "kube-apiserver-autoregistration",
+		"apiservice-openapi-controller", "storage-readiness", "start-service-ip-repair-controllers",
+	} {
+		for _, root := range []string{"/healthz", "/livez", "/readyz"} {
+			require.Eventually(t, func() bool {
+				return c.send(t, "GET", root+"/poststarthook/"+name, "").status == 200
+			}, time.Minute, 20*time.Millisecond, name)
+		}
+	}
+	require.Eventually(t, func() bool { return c.send(t, "GET", "/readyz/autoregister-completion", "").status == 200 }, time.Minute, 20*time.Millisecond)
+	results := string(c.send(t, "GET", "/metrics/slis", "").body)
+	for _, result := range []string{`kubernetes_healthcheck{name="etcd",type="livez"} 1`, `kubernetes_healthcheck{name="informer-sync",type="readyz"} 1`} {
+		require.Contains(t, results, result)
+	}
+	require.NotContains(t, results, `kubernetes_healthcheck{name="informer-sync",type="livez"}`)
+}
+
 func TestMetricsAndProfilesNeedPermission(t *testing.T) {
 	c := server(t)
 	alice, err := c.access(pki.Leaf{Name: "alice", CommonName: "alice", Client: true})
 	require.NoError(t, err)
-	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline"} {
+	for _, path := range []string{"/metrics", "/metrics/slis", "/debug/api_priority_and_fairness/dump_queues", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline"} {
 		require.Equal(t, 403, send(t, alice, "GET", path, "").status, path)
 		require.Equal(t, 200, c.send(t, "GET", path, "").status, path)
 	}

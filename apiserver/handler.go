@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"crypto/subtle"
-	"errors"
 	"net/http"
 	"time"
 
@@ -59,7 +58,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.addChecks()
+	s.addChecks(ctx)
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
 		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension, CustomAt: s.extension.at, Front: s.extension.front,
@@ -140,15 +139,19 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	installed, err := kinds.Install(kinds.Config{
+	config := kinds.Config{
 		Storage: s.stores, RawStorage: s.stores.raw, Client: s.client, Informers: s.informers, Admission: admit,
 		Authenticator: a.authn, Authorizer: a.authz, Reviews: readOnlyInPast{a.authz}, Rules: readRulesInPast{a.rules}, Instant: view.InstantOf, Present: view.WithoutPast, Tokens: a.tokens, Audiences: audiences,
 		EventTTL: s.cfg.EventTTL, NodePorts: s.cfg.NodePorts,
 		ClusterCA: s.cfg.PKI.CAFile(), KubeletClientCert: kubelet.CertFile, KubeletClientKey: kubelet.KeyFile,
 		Components:      map[string]func() error{"etcd-0": s.etcdHealthy},
 		MaxRequestBytes: maxRequestBytes, MinRequestTimeout: minRequestTimeout,
-	})
+	}
+	installed, err := kinds.Install(config)
 	if err != nil {
+		return nil, err
+	}
+	if s.repairs, err = kinds.NewRepairs(config); err != nil {
 		return nil, err
 	}
 	if s.extension, err = s.extend(hooks, admit, a.authz); err != nil {
@@ -181,19 +184,4 @@ const healthKey = "/rutter/health"
 func (s *Server) pingEtcd(ctx context.Context) error {
 	_, err := s.cfg.Etcd.Get(ctx, healthKey)
 	return err
-}
-
-var errNotReady = errors.New("caches and bootstrap are not complete yet")
-
-func (s *Server) addChecks() {
-	s.health.Add(serve.Check{Name: "ping", Live: true, Run: func(context.Context) error { return nil }})
-	s.health.Add(serve.Check{Name: "etcd", Live: true, Run: s.pingEtcd})
-	s.health.Add(serve.Check{Name: "poststart", Run: func(context.Context) error {
-		select {
-		case <-s.ready:
-			return nil
-		default:
-			return errNotReady
-		}
-	}})
 }

@@ -80,7 +80,7 @@ func OpenRecording(ctx context.Context, b *bundle.Bundle, address string, log ze
 		return nil, err
 	}
 	health := &serve.Health{}
-	health.Add(serve.Check{Name: "ping", Live: true, Run: func(context.Context) error { return nil }})
+	health.Add(serve.Check{Name: "ping", Run: func(context.Context) error { return nil }})
 	return serve.New(serve.Config{
 		API: api, Authenticator: authenticator.RequestFunc(anybody), Authorizer: r.access, Audiences: audiences,
 		Health: health, Address: address, Stored: r.stores.asStored(api),

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -64,7 +65,8 @@ type Server struct {
 	policies  *policystatus.Controller // set before anything is served
 
 	flow       flow
-	ready      chan struct{}        // closed when everything is served
+	repairs    *kinds.Repairs       // set before anything is served
+	start      start                // how far the server is
 	identities *kinds.Authenticator // set before anything is served
 	guard      guard                // who may read what on the bus
 	audit      *audit.Trail         // what is recorded of requests
@@ -90,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: listen on %s: %w", cfg.Listen, err)
 	}
 	s := &Server{
-		cfg: cfg, listener: listener, health: &serve.Health{}, ready: make(chan struct{}),
+		cfg: cfg, listener: listener, health: &serve.Health{}, start: newStart(),
 		feed:     feed.New(cfg.Etcd, cfg.Log.With().Str("component", "feed").Logger()),
 		loopback: newLoopback(), loopbackToken: uuid.NewString(),
 	}
@@ -144,7 +146,7 @@ func (s *Server) Address() netip.AddrPort {
 }
 
 // Ready is closed when the server answers everything.
-func (s *Server) Ready() <-chan struct{} { return s.ready }
+func (s *Server) Ready() <-chan struct{} { return s.start[filled] }
 
 // Run serves until the context ends or something breaks, then closes in reverse order.
 func (s *Server) Run(ctx context.Context) error {
@@ -239,7 +241,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		if err := s.becomeReady(ctx); err != nil {
 			return err
 		}
-		s.keepFlowDefaults(ctx)
+		s.keepUp(ctx)
 		return nil
 	})
 	g.Go(func() error { return closed(lanes.Serve()) })
@@ -252,6 +254,14 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return nil
 	})
 	return g.Wait()
+}
+
+// keepUp looks after what others may have changed, until the context ends.
+func (s *Server) keepUp(ctx context.Context) {
+	var g sync.WaitGroup
+	g.Go(func() { s.keepFlowDefaults(ctx) })
+	g.Go(func() { s.repairs.Run(ctx, func() { close(s.start[repaired]) }) })
+	g.Wait()
 }
 
 // tellIdentities logs how a change of the authentication file went.
@@ -267,6 +277,7 @@ func (s *Server) tellIdentities(err error) {
 // basics.
 func (s *Server) becomeReady(ctx context.Context) error {
 	s.informers.Start(ctx.Done())
+	close(s.start[begun])
 	err := bootstrap.Run(ctx, s.client, bootstrap.Config{
 		ServiceCIDR: s.cfg.ServiceCIDR, Address: s.cfg.Advertise, Port: s.Address().Port(), DNS: s.cfg.DNS,
 		Delegation: s.delegation(),
@@ -274,15 +285,17 @@ func (s *Server) becomeReady(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
+	close(s.start[founded])
 	if err := s.flow.defaults.Ensure(ctx); err != nil {
 		return fmt.Errorf("flow control: %w", err)
 	}
+	close(s.start[fair])
 	for kind, ok := range s.informers.WaitForCacheSync(ctx.Done()) {
 		if !ok {
 			return fmt.Errorf("cache of %s did not fill: %w", kind, context.Cause(ctx))
 		}
 	}
-	close(s.ready)
+	close(s.start[filled])
 	return nil
 }
 

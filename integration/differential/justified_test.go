@@ -45,8 +45,6 @@ var differences = []justified{
 	{"version apiextensions.k8s.io", "body.resources.*.storageVersionHash", newest},
 	{"version certificates.k8s.io", "body.resources.*.storageVersionHash", newest},
 	{"version resource.k8s.io", "body.resources.*.storageVersionHash", newest},
-	{"apis post", "status", "upstream's aggregator does not look at the method"},
-	{"apis post", "body*", "upstream's aggregator does not look at the method"},
 	{"openapi v3", "header.*", "upstream leaves out what the answer is and whether it has changed"},
 	{"page at 0", "body.*", "the limit is kept; upstream ignores it at revision 0, and leaves that open"},
 	{"update other uid", "body.message", "keys in etcd differ"},

@@ -57,6 +57,7 @@ type Aggregator struct {
 	seen map[types.UID]*described // by APIService; guarded by mu
 
 	registered registered
+	announced  announced
 }
 
 // autoRegistration keeps APIServices of what this server serves itself.

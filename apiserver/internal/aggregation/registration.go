@@ -1,6 +1,10 @@
 package aggregation
 
 import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +26,32 @@ var CustomPriority = Priority{1000, 100}
 
 // Announce makes the APIService of a built-in version if it is missing at start.
 func (a *Aggregator) Announce(gv schema.GroupVersion, p Priority) {
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	a.announced.missing = append(a.announced.missing, serviceName(gv))
 	a.register.AddAPIServiceToSyncOnStart(localService(gv, p))
+}
+
+// announced are the APIServices of built-in versions that have not been seen available
+// since the start.
+type announced struct {
+	mu      sync.Mutex
+	missing []string // guarded by mu
+}
+
+// Registered is a health check: it fails until the APIServices of all built-in versions
+// were available once. What becomes of them then is their owner's.
+func (a *Aggregator) Registered(context.Context) error {
+	a.announced.mu.Lock()
+	defer a.announced.mu.Unlock()
+	a.announced.missing = slices.DeleteFunc(a.announced.missing, func(name string) bool {
+		service, err := a.backends.services.Get(name)
+		return err == nil && available(service)
+	})
+	if len(a.announced.missing) > 0 {
+		return fmt.Errorf("missing APIServices: %s", strings.Join(a.announced.missing, ", "))
+	}
+	return nil
 }
 
 // Custom makes APIServices of these versions of custom resources and removes those it

@@ -2,10 +2,12 @@ package kinds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
@@ -20,6 +22,9 @@ const allocationTimeout = 10 * time.Second
 // rangeAllocations is where bitmaps of allocated numbers are kept, objects like all
 // others: RangeAllocation in core.
 var rangeAllocations = schema.GroupResource{Resource: "rangeallocations"}
+
+// nodePortAllocations is the name of the one bitmap there is.
+const nodePortAllocations = "servicenodeports"
 
 // allocation keeps a bitmap of allocated numbers in the store, so that several API
 // servers never give out one number twice. Each call is one optimistic update.
@@ -53,9 +58,9 @@ func (c Config) allocations(name string) allocator.AllocatorWithOffsetFactory {
 	}
 }
 
-// update runs fn on the stored bitmap and stores the result unless fn says it changed
-// nothing.
-func (a *allocation) update(fn func(allocator.Snapshottable) (changed bool, err error)) error {
+// update runs fn on the stored bitmap, of which it tells the version, and stores the
+// result unless fn says it changed nothing.
+func (a *allocation) update(fn func(version string, m allocator.Snapshottable) (changed bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), allocationTimeout)
 	defer cancel()
 	var seen allocator.Snapshottable
@@ -67,7 +72,7 @@ func (a *allocation) update(fn func(allocator.Snapshottable) (changed bool, err 
 				return nil, err
 			}
 			seen = bitmap
-			changed, err := fn(bitmap)
+			changed, err := fn(stored.ResourceVersion, bitmap)
 			if err != nil {
 				return nil, err
 			}
@@ -78,6 +83,9 @@ func (a *allocation) update(fn func(allocator.Snapshottable) (changed bool, err 
 			stored.Range, stored.Data = bitmap.Snapshot()
 			return stored, nil
 		}), nil)
+	if apierrors.IsConflict(err) {
+		return err // whoever tries again looks at its type
+	}
 	if err != nil {
 		return fmt.Errorf("allocation %s: %w", a.key, err)
 	}
@@ -99,7 +107,7 @@ func (a *allocation) restore(stored *api.RangeAllocation) (allocator.Snapshottab
 }
 
 func (a *allocation) Allocate(offset int) (ok bool, err error) {
-	err = a.update(func(m allocator.Snapshottable) (bool, error) {
+	err = a.update(func(_ string, m allocator.Snapshottable) (bool, error) {
 		ok, err = m.Allocate(offset)
 		return ok, err
 	})
@@ -107,7 +115,7 @@ func (a *allocation) Allocate(offset int) (ok bool, err error) {
 }
 
 func (a *allocation) AllocateNext() (offset int, ok bool, err error) {
-	err = a.update(func(m allocator.Snapshottable) (bool, error) {
+	err = a.update(func(_ string, m allocator.Snapshottable) (bool, error) {
 		offset, ok, err = m.AllocateNext()
 		return ok, err
 	})
@@ -115,7 +123,7 @@ func (a *allocation) AllocateNext() (offset int, ok bool, err error) {
 }
 
 func (a *allocation) Release(offset int) error {
-	return a.update(func(m allocator.Snapshottable) (bool, error) {
+	return a.update(func(_ string, m allocator.Snapshottable) (bool, error) {
 		return m.Has(offset), m.Release(offset)
 	})
 }
@@ -139,12 +147,18 @@ func (a *allocation) Get() (*api.RangeAllocation, error) {
 	return stored, err
 }
 
-// CreateOrUpdate implements rangeallocation.RangeRegistry.
+// CreateOrUpdate implements rangeallocation.RangeRegistry. It is a conflict if something
+// was allocated or released since the snapshot.
 func (a *allocation) CreateOrUpdate(snapshot *api.RangeAllocation) error {
-	return a.update(func(m allocator.Snapshottable) (bool, error) {
+	return a.update(func(stored string, m allocator.Snapshottable) (bool, error) {
+		if stored != snapshot.ResourceVersion {
+			return false, apierrors.NewConflict(rangeAllocations, rangeName(a.key), errAllocatedSince)
+		}
 		return true, m.Restore(snapshot.Range, snapshot.Data)
 	})
 }
+
+var errAllocatedSince = errors.New("allocated or released since it was read")
 
 func rangeName(key string) string {
 	for i := len(key) - 1; i >= 0; i-- {

@@ -119,7 +119,7 @@ func (c Config) nodePorts() (portallocator.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	return portallocator.New(*ports, c.allocations("servicenodeports"))
+	return portallocator.New(*ports, c.allocations(nodePortAllocations))
 }
 
 func (c Config) serviceAccounts(b *builder, pod podstore.PodStorage, node *nodestore.NodeStorage) {

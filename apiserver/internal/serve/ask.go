@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -48,7 +49,7 @@ func (p *plain) understand(req *http.Request, info *request.RequestInfo) (*ask, 
 	switch info.Verb {
 	case "get":
 		a.key, a.one = a.key+info.Name, true
-		return a, only(a.query, getParameters...)
+		return a, only(a.query, getParameters...) && len(path.IsValidPathSegmentName(info.Name)) == 0
 	case "list":
 		return a, only(a.query, listParameters...) && plainList(a.query) && p.choose(a, info) && a.page()
 	case "watch":
@@ -95,8 +96,8 @@ func (a *ask) page() bool {
 	if predicate.Field == nil {
 		predicate.Field = fields.Everything()
 	}
-	if text := a.query.Get("limit"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
+	if text, set := a.query["limit"]; set {
+		n, err := strconv.ParseInt(text[0], 10, 64)
 		if err != nil || n < 0 {
 			return false
 		}
@@ -111,7 +112,7 @@ func (a *ask) page() bool {
 // upstream's validation deals with the rest.
 func plainList(query url.Values) bool {
 	match, rv := metav1.ResourceVersionMatch(query.Get("resourceVersionMatch")), query.Get("resourceVersion")
-	if !plainVersion(rv) || !plainSeconds(query) || !plainBools(query, "watch") {
+	if !plainVersion(rv) || !plainNumber(query, "timeoutSeconds") || !plainBools(query, "watch") {
 		return false
 	}
 	if query.Get("continue") != "" {
@@ -132,13 +133,9 @@ func plainList(query url.Values) bool {
 // plainWatch is the same for a WATCH.
 func plainWatch(query url.Values) bool {
 	match := query.Get("resourceVersionMatch")
-	if !plainVersion(query.Get("resourceVersion")) || !plainSeconds(query) || !plainBools(query, "watch", "allowWatchBookmarks", "sendInitialEvents") {
+	if !plainVersion(query.Get("resourceVersion")) || !plainNumber(query, "timeoutSeconds") || !plainNumber(query, "limit") ||
+		!plainBools(query, "watch", "allowWatchBookmarks", "sendInitialEvents") {
 		return false
-	}
-	if text := query.Get("limit"); text != "" {
-		if _, err := strconv.ParseInt(text, 10, 64); err != nil {
-			return false
-		}
 	}
 	if query.Has("sendInitialEvents") {
 		return match == "NotOlderThan" && query.Has("allowWatchBookmarks")
@@ -146,13 +143,13 @@ func plainWatch(query url.Values) bool {
 	return match == ""
 }
 
-// plainSeconds tells that a time limit is one, if there is any.
-func plainSeconds(query url.Values) bool {
-	seconds, set := query["timeoutSeconds"]
+// plainNumber tells that a parameter is a number, if it is there.
+func plainNumber(query url.Values, name string) bool {
+	text, set := query[name]
 	if !set {
 		return true
 	}
-	_, err := strconv.ParseInt(seconds[0], 10, 64)
+	_, err := strconv.ParseInt(text[0], 10, 64)
 	return err == nil
 }
 

@@ -48,7 +48,8 @@ func newDiscoverer(api *kinds.API, custom Custom, address string) *discoverer {
 	return &discoverer{api: api, custom: custom, addresses: discovery.DefaultAddresses{DefaultAddress: address}}
 }
 
-// handler returns what answers a discovery path, nil if it is none.
+// handler returns what answers a discovery path, nil if it is none. Like upstream's
+// aggregator, what answers for groups looks at no method.
 func (d *discoverer) handler(path string) http.Handler {
 	path = strings.Trim(path, "/")
 	root, rest, below := strings.Cut(path, "/")
@@ -116,9 +117,9 @@ func (d *discoverer) build() *catalogue {
 	list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
 	for _, name := range s.order {
 		list.Groups = append(list.Groups, *s.byGroup[name])
-		s.c.group[name] = dispatched(discovery.NewAPIGroupHandler(codecs, *s.byGroup[name]).WebService())
+		s.c.group[name] = discovery.NewAPIGroupHandler(codecs, *s.byGroup[name])
 	}
-	s.c.groups = dispatched(groupsService(plainGroups(list), s.groups))
+	s.c.groups = aggregated.WrapAggregatedDiscoveryToHandler(plainGroups(list), s.groups, s.groups)
 	return s.c
 }
 

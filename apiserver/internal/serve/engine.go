@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/mux"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 	flowrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/component-base/metrics/legacyregistry"
@@ -90,19 +91,29 @@ func newEngine(c Config) (*gin.Engine, error) {
 	e := gin.New()
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
 	e.UseRawPath, e.UnescapePathValues = true, true
-	for _, name := range []string{"/healthz", "/history/events", "/history/instant", "/history/state", "/history/status", "/livez", "/readyz"} {
+	for _, name := range probes {
 		e.Any(name, gin.WrapH(c.Health.handler(name)))
-		e.Any(name+"/:check", gin.WrapH(c.Health.handler(name)))
+		e.Any(name+"/*check", gin.WrapH(c.Health.handler(name)))
 	}
 	for _, service := range c.fixed() {
-		e.Any(service.RootPath(), plainly(kinds.Container(service)))
+		served := plainly(kinds.Container(service))
+		e.Any(service.RootPath(), served)
+		e.Any(service.RootPath()+"/", served)
 	}
-	e.GET("/metrics", gin.WrapH(allMetrics()))
+	e.Any("/metrics", gin.WrapH(allMetrics()))
+	e.Any("/metrics/slis", gin.WrapH(c.Health.indicators()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
-		e.GET(path, gin.WrapH(openapi))
+		e.Any(path, gin.WrapH(openapi))
 	}
-	e.GET("/debug/pprof/*name", gin.WrapF(profile))
-	e.GET("/", func(g *gin.Context) { g.JSON(http.StatusOK, gin.H{"paths": c.paths()}) })
+	e.Any("/debug/pprof/*name", gin.WrapF(profile))
+	if c.Flow != nil {
+		dumps := mux.NewPathRecorderMux("flow control")
+		c.Flow.Install(dumps)
+		e.Any("/debug/api_priority_and_fairness/*dump", gin.WrapH(dumps))
+	}
+	for _, path := range []string{"/", "/index.html"} {
+		e.Any(path, gin.WrapF(c.index))
+	}
 	e.NoRoute(gin.WrapH(dispatch))
 	return e, nil
 }
@@ -137,15 +148,6 @@ func profile(w http.ResponseWriter, r *http.Request) {
 	default:
 		pprof.Index(w, r)
 	}
-}
-
-// paths is what GET / lists.
-func (c Config) paths() []string {
-	paths := []string{"/api", "/apis", "/healthz", "/history/events", "/history/instant", "/history/state", "/history/status", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
-	for _, v := range c.API.Versions {
-		paths = append(paths, "/"+v.Path())
-	}
-	return paths
 }
 
 // dispatcher sends discovery and resource paths to their handlers.

@@ -8,17 +8,34 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/prometheus/slis"
 )
 
 // checkTimeout bounds one health check.
 const checkTimeout = 5 * time.Second
 
-// Check is one condition of health. Live checks count for /livez and /healthz, all
-// count for /readyz.
+// Check is one condition of health.
 type Check struct {
-	Name string
-	Live bool
-	Run  func(ctx context.Context) error
+	Name  string
+	Where Probe
+	Run   func(ctx context.Context) error
+}
+
+// Probe is which of the three questions a check is part of.
+type Probe int
+
+// The question after health is that after life, under its old name.
+const (
+	Always    Probe = iota
+	Liveness        // /livez and /healthz
+	Readiness       // /readyz
+)
+
+// counts tells that a check is part of what a path asks for.
+func (c Check) counts(root string) bool {
+	return c.Where == Always || (c.Where == Readiness) == (root == "/readyz")
 }
 
 // Health answers /healthz, /livez and /readyz, each also by check, and verbosely with
@@ -37,14 +54,14 @@ func (h *Health) Add(c Check) {
 
 func (h *Health) handler(root string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		only := strings.Trim(strings.TrimPrefix(r.URL.Path, root), "/")
+		all, only := r.URL.Path == root, strings.TrimPrefix(r.URL.Path, root+"/")
 		exclude := r.URL.Query()["exclude"]
 		ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
 		defer cancel()
 		var report strings.Builder
-		ok, found := true, only == ""
+		ok, found := true, all
 		for _, c := range h.list() {
-			if (only != "" && c.Name != only) || (root != "/readyz" && !c.Live) {
+			if !all && c.Name != only || !c.counts(root) {
 				continue
 			}
 			found = true
@@ -52,7 +69,7 @@ func (h *Health) handler(root string) http.Handler {
 				fmt.Fprintf(&report, "[+]%s excluded: ok\n", c.Name)
 				continue
 			}
-			if err := c.Run(ctx); err != nil {
+			if err := c.observed(ctx, root); err != nil {
 				ok = false
 				fmt.Fprintf(&report, "[-]%s failed: %v\n", c.Name, err)
 				continue
@@ -60,7 +77,7 @@ func (h *Health) handler(root string) http.Handler {
 			fmt.Fprintf(&report, "[+]%s ok\n", c.Name)
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if only == "" {
+		if all {
 			w.Header().Set("X-Content-Type-Options", "nosniff")
 		}
 		name := strings.TrimPrefix(root, "/")
@@ -82,4 +99,52 @@ func (h *Health) list() []Check {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.checks)
+}
+
+// observed runs a check and counts how it went.
+func (c Check) observed(ctx context.Context, root string) error {
+	err := c.Run(ctx)
+	status := slis.Success
+	if err != nil {
+		status = slis.Error
+	}
+	_ = slis.ObserveHealthcheck(ctx, c.Name, strings.TrimPrefix(root, "/"), status) // never fails
+	return err
+}
+
+// probes are the paths at which health is asked for.
+var probes = []string{"/healthz", "/livez", "/readyz"}
+
+// indicators serves the results of all checks as metrics, of which there would be none
+// if nobody asked for health.
+func (h *Health) indicators() http.Handler {
+	registry := metrics.NewKubeRegistry()
+	slis.Register(registry)
+	results := metrics.HandlerFor(registry, metrics.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
+		defer cancel()
+		for _, root := range probes {
+			for _, c := range h.list() {
+				if c.counts(root) {
+					_ = c.observed(ctx, root)
+				}
+			}
+		}
+		results.ServeHTTP(w, r)
+	})
+}
+
+// paths are those of all checks.
+func (h *Health) paths() []string {
+	var all []string
+	for _, root := range probes {
+		all = append(all, root)
+		for _, c := range h.list() {
+			if c.counts(root) {
+				all = append(all, root+"/"+c.Name)
+			}
+		}
+	}
+	return all
 }

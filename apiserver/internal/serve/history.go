@@ -26,19 +26,21 @@ import (
 )
 
 const (
-	historyPrefix = "/history/"
-	historyEvents = historyPrefix + "events"
-	historyState  = historyPrefix + "state"
+	historyPrefix  = "/history/"
+	historyEvents  = historyPrefix + "events"
+	historyState   = historyPrefix + "state"
+	historyStatus  = historyPrefix + "status"
+	historyInstant = historyPrefix + "instant"
 )
 
 // withHistory answers below /history/. Any authenticated user may ask; what he sees is
 // decided event by event.
 func (c Config) withHistory(next http.Handler) http.Handler {
 	serve := map[string]func(w http.ResponseWriter, r *http.Request) error{
-		historyEvents:             c.events,
-		historyState:              c.state,
-		historyPrefix + "status":  c.historyStatus,
-		historyPrefix + "instant": c.instant,
+		historyEvents:  c.events,
+		historyState:   c.state,
+		historyStatus:  c.historyStatus,
+		historyInstant: c.instant,
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, ok := serve[r.URL.Path]
