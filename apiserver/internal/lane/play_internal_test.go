@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -23,6 +24,9 @@ func (p pieces) Read(b []byte) (int, error) { return p.Conn.Read(b[:1+p.chance.I
 func (p pieces) Write(b []byte) (int, error) {
 	wrote := 0
 	for wrote < len(b) {
+		if p.chance.IntN(4) == 0 {
+			time.Sleep(time.Second) // of the bubble: others may act now
+		}
 		n, err := p.Conn.Write(b[wrote : wrote+1+p.chance.IntN(len(b)-wrote)])
 		if wrote += n; err != nil {
 			return wrote, err
@@ -64,7 +68,7 @@ func (p *play) served(f http2.Frame) {
 	r := p.sent[f.Header().StreamID]
 	switch f := f.(type) {
 	case *http2.MetaHeadersFrame:
-		r.view = p.initview
+		r.view, r.seen = p.initview, true
 		var marks []string
 		for _, field := range f.RegularFields() {
 			if field.Name == "mark" {
@@ -88,7 +92,7 @@ func (p *play) served(f http2.Frame) {
 		}
 		p.initview = int64(size)
 	case *http2.RSTStreamFrame:
-		r.begun, r.done = true, true
+		r.done = true
 	case *http2.PingFrame:
 		go p.out(frame(http2.FramePing, http2.FlagPingAck, 0, f.Data[:]))
 	}
@@ -110,7 +114,7 @@ func (p *play) answer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.sent[id]
-	if r == nil || r.begun || p.writing {
+	if r == nil || !r.seen || r.begun || r.done || p.writing {
 		return
 	}
 	r.begun, p.writing = true, true
@@ -137,10 +141,14 @@ func (p *play) write() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.sent[id]
-	if r == nil || !r.begun || r.done || r.busy {
+	if r == nil || !r.begun || r.busy || r.done && r.lane == nil { // a lane may try after a reset
 		return
 	}
-	text := make([]byte, p.size())
+	size := p.size()
+	if r.lane != nil && p.draw()%2 == 0 {
+		size = leastWindow // so that the connection's window ends
+	}
+	text := make([]byte, size)
 	for i := range text {
 		text[i] = byte(len(r.said) + i)
 	}
@@ -159,7 +167,11 @@ func (p *play) write() {
 	if p.writing || n < 0 || n == 0 && len(text) > 0 {
 		return
 	}
-	p.say(id, r, text[:n], 0)
+	flags := http2.Flags(0)
+	if p.draw()%8 == 0 {
+		flags, r.done = http2.FlagDataEndStream, true
+	}
+	p.say(id, r, text[:n], flags)
 }
 
 // say writes a DATA frame as the server does, which believes that there is room. p.mu is
