@@ -82,7 +82,25 @@ func TestWhyExplainsEveryEnd(t *testing.T) {
 			t.Fatalf("the pod of a dead node stays:\n%s", c.Kubectl("get", "nodes,pods", "-A", "-o", "wide"))
 		}
 	}
-	inOrder(t, c.operator(0, "why", "pod/"+lost, "-n", "shop"), "pods/"+lost+": is Running on node "+c.Node,
-		"nodes/"+c.Node+": ", "by rutter:reconcilers (node-lifecycle-controller)", "node.kubernetes.io/unreachable",
-		"pods/"+lost+": to be disrupted: DeletionByTaintManager", "by rutter:reconcilers (node-lifecycle-controller), because of", "pods/"+lost+": deletion asked for")
+	why := c.operator(0, "why", "pod/"+lost, "-n", "shop")
+	because := func(rev string) string {
+		return "by rutter:reconcilers (node-lifecycle-controller), because of " + rev + "\n"
+	}
+	silent := revisionOf(t, why, "nodes/"+c.Node+": not ready: NodeStatusUnknown")
+	tainted := revisionOf(t, why, "nodes/"+c.Node+": changed")
+	inOrder(t, why, "pods/"+lost+": is Running on node "+c.Node,
+		"nodes/"+c.Node+": not ready: NodeStatusUnknown", "by rutter:reconcilers (node-lifecycle-controller)",
+		"nodes/"+c.Node+": changed", because(silent), "node.kubernetes.io/unreachable",
+		"pods/"+lost+": to be disrupted: DeletionByTaintManager", because(tainted),
+		"pods/"+lost+": deletion asked for", because(tainted))
+}
+
+// revisionOf is that of the step of a chain that has a text.
+func revisionOf(t *testing.T, why, text string) string {
+	t.Helper()
+	fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line(why, text)), "*"))
+	if len(fields) == 0 {
+		t.Fatalf("no %q:\n%s", text, why)
+	}
+	return fields[0]
 }

@@ -41,6 +41,9 @@ environment is the revision, such as rev-1234.`,
 			if len(args) < 2 || (args[1] == "--" && len(args) < 3) {
 				return errors.New("give an instant and a command, such as `rutter at -10m -- kubectl get pods`")
 			}
+			if args[1] != "--" && strings.HasPrefix(args[1], "-") {
+				return fmt.Errorf("%q stands where the command should; flags of at come before the instant", args[1])
+			}
 			return nil
 		},
 		ValidArgsFunction: completer{cfg}.instant,

@@ -19,6 +19,7 @@ func TestAt(t *testing.T) {
 		"no-dashes": {args: []string{"at", "--context", "prod-jane", "rev-40", self, "get", "/apis/apps/v1/namespaces/shop/deployments/web"}},
 		"absent":    {args: []string{"at", "rev-40", "--", self, "get", "/api/v1/namespaces/shop/pods/web-1-a"}, code: 1},
 		"anonymous": {args: []string{"at", "rev-40", "--", self, "anonymous", "/api/v1/pods"}, code: 1},
+		"late-flag": {args: []string{"at", "rev-40", "-h"}, code: exitFailed, stderr: "rutter: \"-h\" stands where the command should; flags of at come before the instant\n"},
 		"exit-code": {args: []string{"at", "rev-40", "--", self, "exit", "42"}, code: 42},
 		"no-time":   {args: []string{"at", "noon", "--", self}, code: exitFailed, stderr: "rutter: \"noon\" is no instant; want " + formsInError + "\n"},
 		"nothing":   {args: []string{"at", "now"}, code: exitFailed, stderr: "rutter: give an instant and a command, such as `rutter at -10m -- kubectl get pods`\n"},

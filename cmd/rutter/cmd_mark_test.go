@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -94,6 +95,12 @@ func TestTapSinceAMark(t *testing.T) {
 	require.NoError(t, os.WriteFile(cfg.Kubeconfig(), text, 0o600))
 	require.NoError(t, parseSince(t.Context(), cfg, "before-scale", time.Now(), &opts))
 	require.Equal(t, bus.TapOptions{SinceRev: 21}, opts)
+
+	require.ErrorContains(t, parseSince(t.Context(), cfg, "rev-43", time.Now(), &opts), "--since rev-43 has not come yet; the newest is rev-41")
+	for _, rev := range []int64{41, 42} { // 42 is the next one
+		require.NoError(t, parseSince(t.Context(), cfg, fmt.Sprintf("rev-%d", rev), time.Now(), &opts))
+		require.Equal(t, rev, opts.SinceRev)
+	}
 
 	for _, command := range [][]string{{"tap"}, {"export", "http://127.0.0.1:1"}} {
 		_, _, errs := rutter(t, append(command, "--since", "never-set", "--data-dir", cfg.DataDir)...)

@@ -194,6 +194,29 @@ func tapFilter(args []string, namespace string) (string, error) {
 	return schemas.Filter(k), nil
 }
 
+// askNewest bounds how long a tap waits for an API server that it can do without.
+const askNewest = 5 * time.Second
+
+// checkCome refuses a revision that has not come yet, for which a tap would wait in
+// silence; the next one may be asked for. Without an API server nobody knows.
+func checkCome(ctx context.Context, cfg standalone.Config, rev int64) error {
+	if rev == 0 {
+		return nil
+	}
+	s, err := remote.Connect(remote.Config{Kubeconfig: cfg.Kubeconfig()})
+	if err != nil {
+		return nil //nolint:nilerr // a tap needs the bus only
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(ctx, askNewest)
+	defer cancel()
+	newest, err := s.Resolve(ctx, "now")
+	if err != nil || rev <= newest.Rev+1 {
+		return nil //nolint:nilerr // as above
+	}
+	return fmt.Errorf("--since rev-%d has not come yet; the newest is %s", rev, newest.Text())
+}
+
 // parseSince reads --since into the options. A mark is looked up on the cluster of this
 // machine, whose bus is tapped.
 func parseSince(ctx context.Context, cfg standalone.Config, since string, now time.Time, opts *bus.TapOptions) error {
@@ -206,7 +229,7 @@ func parseSince(ctx context.Context, cfg standalone.Config, since string, now ti
 	}
 	opts.SinceRev, opts.Since = at.Rev, at.At
 	if !at.Mark {
-		return nil
+		return checkCome(ctx, cfg, at.Rev)
 	}
 	s, err := remote.Connect(remote.Config{Kubeconfig: cfg.Kubeconfig()})
 	if err != nil {
