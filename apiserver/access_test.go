@@ -370,7 +370,7 @@ func TestMetricsAndProfilesNeedPermission(t *testing.T) {
 		require.Equal(t, 200, c.send(t, "GET", path, "").status, path)
 	}
 	a := c.send(t, "GET", "/metrics", "")
-	for _, name := range []string{"go_goroutines", "apiserver_admission_controller_admission_duration_seconds", "etcd_"} {
+	for _, name := range []string{"go_goroutines", "apiserver_admission_controller_admission_duration_seconds", "apiserver_flowcontrol_current_executing_requests", "apiserver_request_total", "etcd_"} {
 		require.Contains(t, string(a.body), name)
 	}
 	require.Contains(t, string(c.send(t, "GET", "/version", "").body), `"gitVersion": "v1.37.`)
