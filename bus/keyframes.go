@@ -128,7 +128,7 @@ func (c *Client) ReadKeyframe(ctx context.Context, rev int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus: keyframe of revision %d: %w", rev, explain(err))
 	}
-	defer result.Close()
+	defer func() { _ = result.Close() }() // it has been read, or is of no use
 	var body bytes.Buffer
 	if info, err := result.Info(); err == nil {
 		body.Grow(int(info.Size) + bytes.MinRead)

@@ -158,7 +158,7 @@ func openPack(body, room []byte) (*packReader, error) {
 func (r *packReader) more() bool { return r.err == nil && len(r.rest) > 0 }
 
 // next reads an event. If keep does not want its key, only its place is read.
-func (r *packReader) next(keep func(schemas.EventType, *schemas.Key) bool) (e schemas.Event, kept bool, err error) {
+func (r *packReader) next(keep func(schemas.EventType, schemas.Key) bool) (e schemas.Event, kept bool, err error) {
 	e.Seq = r.before.Seq + uint64(r.number())
 	e.Recorded = r.time(r.before.Recorded)
 	e.Rev = r.before.Rev + r.number()
@@ -172,7 +172,7 @@ func (r *packReader) next(keep func(schemas.EventType, *schemas.Key) bool) (e sc
 	e.Key = schemas.Key{Group: r.text(), Resource: r.text(), Namespace: r.text(), Name: r.text()}
 	e.PrevRev, e.Resync = r.number(), r.number()
 	e.Epoch, e.DataRef = r.text(), string(r.bytes())
-	kept = r.err == nil && keep(e.Type, &e.Key)
+	kept = r.err == nil && keep(e.Type, e.Key)
 	r.header(&e.Header, e.Recorded, kept)
 	if object := r.bytes(); len(object) > 0 {
 		e.Object = object

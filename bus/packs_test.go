@@ -41,7 +41,7 @@ func packedEvents() []schemas.Event {
 	}
 }
 
-func unpacked(t testing.TB, body []byte, keep func(schemas.EventType, *schemas.Key) bool) []schemas.Event {
+func unpacked(t testing.TB, body []byte, keep func(schemas.EventType, schemas.Key) bool) []schemas.Event {
 	t.Helper()
 	r, err := openPack(body, nil)
 	require.NoError(t, err)
@@ -70,9 +70,9 @@ func TestPackKeepsEveryField(t *testing.T) {
 	for i := range events {
 		w.add(&events[i])
 	}
-	all := func(schemas.EventType, *schemas.Key) bool { return true }
+	all := func(schemas.EventType, schemas.Key) bool { return true }
 	require.Equal(t, events, unpacked(t, w.encode(), all))
-	nodes := func(_ schemas.EventType, k *schemas.Key) bool { return k.Resource == "nodes" }
+	nodes := func(_ schemas.EventType, k schemas.Key) bool { return k.Resource == "nodes" }
 	require.Equal(t, events[2:3], unpacked(t, w.encode(), nodes))
 }
 
@@ -84,7 +84,7 @@ func FuzzPack(f *testing.F) {
 		f.Add(w.buf)
 	}
 	f.Add([]byte(packMagic))
-	all := func(schemas.EventType, *schemas.Key) bool { return true }
+	all := func(schemas.EventType, schemas.Key) bool { return true }
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := openPack(s2.Encode(nil, data), nil)
 		if err != nil {
@@ -121,7 +121,7 @@ func TestWhatIsNoPackIsRefused(t *testing.T) {
 	r, err := openPack(s2.Encode(nil, whole.buf[:len(whole.buf)-3]), nil)
 	require.NoError(t, err)
 	for err == nil && r.more() {
-		_, _, err = r.next(func(schemas.EventType, *schemas.Key) bool { return true })
+		_, _, err = r.next(func(schemas.EventType, schemas.Key) bool { return true })
 	}
 	require.ErrorIs(t, err, errPack)
 }
@@ -299,7 +299,7 @@ func TestReadRangeStopsWithinAPack(t *testing.T) {
 			return nil
 		})
 		require.Equal(t, 300, n)
-		if end == failed {
+		if errors.Is(end, failed) {
 			require.ErrorIs(t, err, failed)
 		} else {
 			require.NoError(t, err)

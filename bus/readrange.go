@@ -110,8 +110,8 @@ func (a *archiveReader) readPacks(ctx context.Context) error {
 				return err
 			}
 		}
-		return a.unpack(ctx, p, func(t schemas.EventType, k *schemas.Key) bool {
-			return t == schemas.Gap || matches(&key, k)
+		return a.unpack(ctx, p, func(t schemas.EventType, k schemas.Key) bool {
+			return t == schemas.Gap || matches(key, k)
 		})
 	})
 }
@@ -129,13 +129,13 @@ func (a *archiveReader) filter() (schemas.Key, bool) {
 	return key, err == nil
 }
 
-func matches(want, k *schemas.Key) bool {
+func matches(want, k schemas.Key) bool {
 	fits := func(want, is string) bool { return want == schemas.AnyToken || want == is }
 	return fits(want.Resource, k.Resource) && fits(want.Namespace, k.Namespace) && fits(want.Group, k.Group) && fits(want.Name, k.Name)
 }
 
 // unpack tells what is in a pack. If it can't be read, the archive is.
-func (a *archiveReader) unpack(ctx context.Context, p pack, keep func(schemas.EventType, *schemas.Key) bool) error {
+func (a *archiveReader) unpack(ctx context.Context, p pack, keep func(schemas.EventType, schemas.Key) bool) error {
 	r, err := openPack(p.body, a.room)
 	if err == nil && a.r.Fleeting {
 		a.room = r.room

@@ -202,7 +202,7 @@ func (l *benchLog) replayAll(b *testing.B) {
 // Live changes are measured with and without a replay by short turns, so that whatever else
 // the machine does meets both alike.
 const (
-	liveTurns   = 8
+	liveTurns   = 24
 	liveChanges = 250 // in each turn
 	livePause   = 2 * time.Millisecond
 )

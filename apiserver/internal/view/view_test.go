@@ -165,7 +165,7 @@ func TestWhatIsDerivedIsMadeOnceWhileUsed(t *testing.T) {
 	if _, ok := i.Frame(FrameKind{Form: "protobuf", Event: "ADDED"}); ok {
 		t.Error("a frame of another form")
 	}
-	if i.Record(podShape) != i.Record(podShape) {
+	if first, again := i.Record(podShape), i.Record(podShape); first != again {
 		t.Error("a record was read twice")
 	}
 }
