@@ -137,7 +137,7 @@ func (c custom) Discovery() []serve.Announced {
 func (c custom) OpenAPIV3() []kinds.Document {
 	var all []kinds.Document
 	for _, d := range c.Server.OpenAPIV3() {
-		all = append(all, kinds.Document{Path: "apis/" + d.GroupVersion.String(), Mark: d.Mark, Build: d.Build})
+		all = append(all, kinds.Document{Path: "apis/" + d.String(), Mark: d.Mark, Build: d.Build})
 	}
 	return all
 }

@@ -40,7 +40,7 @@ func newZoo(t *testing.T) *zoo {
 	t.Helper()
 	c := server(t)
 	z := &zoo{cluster: c, ns: c.namespace(t)}
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same objects each time
+	random := rand.New(rand.NewPCG(1, 2))
 	for n := range 30 {
 		z.addPod(t, random, n)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/rutter-project/rutter/bus"
@@ -187,7 +187,7 @@ func tapFilter(args []string, namespace string) (string, error) {
 	if !named {
 		return schemas.Filter(k), nil
 	}
-	if problems := path.IsValidPathSegmentName(name); name == "" || name == schemas.AnyToken || len(problems) > 0 {
+	if problems := content.IsPathSegmentName(name); name == "" || name == schemas.AnyToken || len(problems) > 0 {
 		return "", fmt.Errorf("%q names no object; give RESOURCE/NAME, such as deploy/web, or RESOURCE alone for all", args[0])
 	}
 	k.Name = name

@@ -32,7 +32,7 @@ func externalDiff(cmd *cobra.Command, program, from, to string, changed []differ
 		}
 	}
 	words := append(strings.Fields(program), filepath.Join(dir, from), filepath.Join(dir, to))
-	run := exec.CommandContext(cmd.Context(), words[0], words[1:]...)
+	run := exec.CommandContext(cmd.Context(), words[0], words[1:]...) //nolint:gosec // the user names the program, as for kubectl
 	run.Stdout, run.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 	err = run.Run()
 	var exit *exec.ExitError

@@ -145,7 +145,6 @@ func (o observer) nodes(ctx context.Context) ([]health.Node, error) {
 // actors tells whether controllers and scheduler act.
 func (o observer) actors(ctx context.Context) (controllers, scheduler health.Finding) {
 	all := map[schemas.Key]json.RawMessage{}
-	controllers, scheduler = health.Finding{}, health.Finding{}
 	for _, r := range workloads {
 		found, err := o.server.List(ctx, "", r, "")
 		if err != nil {

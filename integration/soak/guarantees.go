@@ -91,7 +91,7 @@ type wantedRecord struct {
 	kind   schemas.EventType
 }
 
-// Complete: every change is in the stream, and on the routes of the nodes it concerns.
+// Complete means: every change is in the stream, and on the routes of the nodes it concerns.
 func Complete(history []Change, stream []Record) error {
 	have := make(map[slot]bool, len(stream))
 	for i := range stream {
@@ -105,7 +105,7 @@ func Complete(history []Change, stream []Record) error {
 	return nil
 }
 
-// Unique: no message is in the stream twice.
+// Unique means: no message is in the stream twice.
 func Unique(stream []Record) error {
 	seen := make(map[slot]uint64, len(stream))
 	for i := range stream {
@@ -118,7 +118,7 @@ func Unique(stream []Record) error {
 	return nil
 }
 
-// Ordered: sequence numbers have no holes, and messages come by revision and ordinal,
+// Ordered means: sequence numbers have no holes, and messages come by revision and ordinal,
 // whatever the writers' clocks said.
 func Ordered(stream []Record) error {
 	for i := 1; i < len(stream); i++ {
@@ -133,7 +133,7 @@ func Ordered(stream []Record) error {
 	return nil
 }
 
-// AtomicRevisions: the messages of one revision are numbered without a hole, and say how
+// AtomicRevisions means: the messages of one revision are numbered without a hole, and say how
 // many they are; the last of them is on an object's subject.
 func AtomicRevisions(stream []Record) error {
 	for i := 0; i < len(stream); {
@@ -157,7 +157,7 @@ func AtomicRevisions(stream []Record) error {
 	return nil
 }
 
-// FaithfulBodies: each message tells the change that etcd has, byte for byte, with who
+// FaithfulBodies means: each message tells the change that etcd has, byte for byte, with who
 // made it and why.
 func FaithfulBodies(history []Change, stream []Record) error {
 	want := wanted(history)
@@ -203,7 +203,7 @@ func faithful(w wantedRecord, e *schemas.Event) error {
 	return nil
 }
 
-// NothingInvented: the stream has nothing that did not happen.
+// NothingInvented means: the stream has nothing that did not happen.
 func NothingInvented(history []Change, stream []Record) error {
 	want := wanted(history)
 	for i := range stream {
@@ -215,7 +215,7 @@ func NothingInvented(history []Change, stream []Record) error {
 	return nil
 }
 
-// NoGaps: while etcd has everything, nothing is declared lost and nothing is made up for.
+// NoGaps means: while etcd has everything, nothing is declared lost and nothing is made up for.
 func NoGaps(stream []Record) error {
 	for i := range stream {
 		if e := &stream[i].Event; e.Type == schemas.Gap || e.Resync != 0 {
@@ -225,7 +225,7 @@ func NoGaps(stream []Record) error {
 	return nil
 }
 
-// OneEpoch: the stream was not made anew on the way.
+// OneEpoch means: the stream was not made anew on the way.
 func OneEpoch(stream []Record) error {
 	for i := range stream {
 		if have, want := stream[i].Event.Epoch, stream[0].Event.Epoch; have != want {
@@ -235,7 +235,7 @@ func OneEpoch(stream []Record) error {
 	return nil
 }
 
-// Continued: a stream goes on where it ended.
+// Continued means: a stream goes on where it ended.
 func Continued(last Record, stream []Record) error {
 	if len(stream) == 0 {
 		return nil
@@ -244,7 +244,7 @@ func Continued(last Record, stream []Record) error {
 	return errors.Join(OneEpoch(pair), Ordered(pair))
 }
 
-// Mirrored: a mirror has the messages on objects' subjects, with their sequence numbers.
+// Mirrored means: a mirror has the messages on objects' subjects, with their sequence numbers.
 func Mirrored(stream, mirror []Record) error {
 	i := 0
 	for j := range stream {

@@ -35,12 +35,12 @@ func appendField(dst []byte, tag byte, value []byte) []byte {
 }
 
 func appendFieldHead(dst []byte, tag byte, size int) []byte {
-	return binary.AppendUvarint(append(dst, tag), uint64(size)) //nolint:gosec // a length
+	return binary.AppendUvarint(append(dst, tag), uint64(size))
 }
 
 // fieldSize is how long a field is that holds size bytes.
 func fieldSize(size int) int {
-	return 1 + (bits.Len64(uint64(size)|1)+6)/7 + size //nolint:gosec // a length
+	return 1 + (bits.Len64(uint64(size)|1)+6)/7 + size
 }
 
 // protoForm is what a form in protobuf is of: objects or their metadata.
@@ -118,7 +118,7 @@ func appendFrameProto(dst []byte, event string, kind runtime.TypeMeta, message [
 	head := appendUnknownHead(make([]byte, 0, unknownRoom), kind, len(message))
 	size := len(head) + len(message) + len(appendUnknownTail(nil))
 	dst = slices.Grow(dst, size+frameRoom)
-	dst = binary.BigEndian.AppendUint32(dst, uint32(fieldSize(len(event))+fieldSize(fieldSize(size)))) //nolint:gosec // an object is some megabytes at most
+	dst = binary.BigEndian.AppendUint32(dst, uint32(fieldSize(len(event))+fieldSize(fieldSize(size))))
 	dst = appendField(dst, eventType, []byte(event))
 	dst = appendFieldHead(dst, eventObject, fieldSize(size))
 	dst = appendFieldHead(dst, rawBytes, size)
@@ -143,13 +143,6 @@ func (p *plain) cached(i *view.Item, kind string, build func() ([]byte, error)) 
 		p.stored.Forms.Put(i, kind, message, len(message), now)
 	}
 	return message, err
-}
-
-func protoType(watch bool) string {
-	if watch {
-		return protobufType + ";stream=watch"
-	}
-	return protobufType
 }
 
 // protoWhole are whole objects. The message of an object is made once, from the stored
@@ -220,7 +213,7 @@ func firstField(message []byte) []byte {
 	if n <= 0 || size > uint64(len(message)-1-n) {
 		return nil
 	}
-	return message[:1+n+int(size)] //nolint:gosec // less than the length
+	return message[:1+n+int(size)]
 }
 
 func (f protoMetadata) empty() Message { return &metav1.PartialObjectMetadata{} }

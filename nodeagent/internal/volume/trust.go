@@ -34,7 +34,7 @@ func (b *builder) trustBundle(p *corev1.ClusterTrustBundleProjection) error {
 
 // chooseBundles finds the bundles of a projection and says in words which it wants.
 func chooseBundles(p *corev1.ClusterTrustBundleProjection, all []certificatesv1.ClusterTrustBundle) (chosen []string, what string, err error) {
-	wanted := func(*certificatesv1.ClusterTrustBundle) bool { return false }
+	var wanted func(*certificatesv1.ClusterTrustBundle) bool
 	switch {
 	case p.Name != nil:
 		what = fmt.Sprintf("cluster trust bundle %q", *p.Name)

@@ -25,7 +25,7 @@ func (b *Bisection) Next() (int64, bool) {
 	return 0, false
 }
 
-// Good, Bad and Skip say what was found at a revision.
+// Good says that the revision is good.
 func (b *Bisection) Good(rev int64) { b.good = rev }
 
 // Bad says that the revision is bad.
