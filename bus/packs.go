@@ -177,7 +177,7 @@ func (c *Client) packEnds(ctx context.Context, first, last *End) error {
 			continue
 		}
 		for r.more() {
-			e, _, err := r.next(func(schemas.EventType, *schemas.Key) bool { return true })
+			e, _, err := r.next(func(schemas.EventType, schemas.Key) bool { return true })
 			if err != nil {
 				break
 			}
