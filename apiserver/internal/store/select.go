@@ -49,7 +49,7 @@ func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, 
 		return Page{}, err
 	}
 	var last string
-	var taken int64
+	var seen, taken int64
 	more, limit := false, opts.Predicate.Limit
 	src.each(prefix, selector, func(i *view.Item) bool {
 		if !opts.Recursive && i.Key != prefix {
@@ -64,6 +64,7 @@ func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, 
 			return false
 		}
 		last = i.Key
+		seen++
 		var took bool
 		if took, err = take(i); took {
 			taken++
@@ -75,8 +76,10 @@ func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, 
 	}
 	var count int64
 	if more {
-		count = src.count(prefix)
-		src.retain()
+		if opts.Predicate.Empty() { // nobody is told otherwise
+			count = src.count(prefix)
+		}
+		src.retain(view.Place{Prefix: prefix, From: last + "\x00"}, count-seen)
 	}
 	page := Page{Rev: src.rev}
 	page.Continue, page.Remaining, err = storage.PrepareContinueToken(last, prefix, src.rev, count, more, opts)
@@ -106,15 +109,16 @@ func (src *source) each(prefix string, selector view.Selector, yield func(*view.
 
 func (src *source) count(prefix string) int64 {
 	if src.table != nil {
-		return src.snap.CountFrom(prefix, src.from)
+		return src.table.CountFrom(src.snap, view.Place{Prefix: prefix, From: src.from})
 	}
 	return int64(len(src.items))
 }
 
-// retain keeps the state for those who come for the next page.
-func (src *source) retain() {
+// retain keeps the state for those who come for the next page, and how many objects there
+// are from there on; 0 or less if that is not known.
+func (src *source) retain(next view.Place, rest int64) {
 	if src.table != nil {
-		src.table.Retain(src.snap)
+		src.table.Retain(src.snap, next, rest)
 	}
 }
 

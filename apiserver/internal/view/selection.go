@@ -2,6 +2,7 @@ package view
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -85,13 +86,31 @@ const (
 	// from the present one, for as long as a reader may take between two pages.
 	rootsKept = 4
 	rootAge   = time.Minute
+	// restsKept is for how many places of a state it is known how many objects follow:
+	// one for each list that is being read page by page.
+	restsKept = 256
 )
+
+// Place is where a page of a list begins: at the first key with a prefix that is not less
+// than From.
+type Place struct{ Prefix, From string }
 
 // root is a state of the table, and the last revision at which it is known to be that.
 type root struct {
-	snap Snapshot
-	last int64
-	used time.Time
+	snap  Snapshot
+	last  int64
+	used  time.Time
+	rests map[Place]int64 // how many objects there are from a place on
+}
+
+func (r *root) keepRest(at Place, n int64) {
+	if n <= 0 {
+		return
+	}
+	if r.rests == nil || len(r.rests) >= restsKept {
+		r.rests = map[Place]int64{}
+	}
+	r.rests[at] = n
 }
 
 // At returns the state at exactly rev, if it is the present one or was retained.
@@ -115,8 +134,9 @@ func (t *Table) At(rev int64) (Snapshot, bool) {
 }
 
 // Retain keeps a state for a while, so that the next page of a list can be read from it.
-// It costs nothing until the table changes.
-func (t *Table) Retain(s Snapshot) {
+// It costs nothing until the table changes. If rest is not 0, it is how many objects there
+// are from the next page's place on, and CountFrom need not count them.
+func (t *Table) Retain(s Snapshot, next Place, rest int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.frozen {
@@ -126,6 +146,7 @@ func (t *Table) Retain(s Snapshot) {
 	for i := range t.roots {
 		if r := &t.roots[i]; r.snap.since == s.since {
 			r.last, r.used = max(r.last, s.Rev), now
+			r.keepRest(next, rest)
 			return
 		}
 	}
@@ -133,7 +154,36 @@ func (t *Table) Retain(s Snapshot) {
 		oldest := slices.MinFunc(t.roots, func(a, b root) int { return a.used.Compare(b.used) })
 		t.roots = slices.DeleteFunc(t.roots, func(r root) bool { return r.snap.since == oldest.snap.since })
 	}
-	t.roots = append(t.roots, root{snap: s, last: s.Rev, used: now})
+	r := root{snap: s, last: s.Rev, used: now}
+	r.keepRest(next, rest)
+	t.roots = append(t.roots, r)
+}
+
+// CountFrom is how many objects a snapshot of the table has from a place on. The end of a
+// list is far from most of its pages: only its first page counts, others know from the one
+// before.
+func (t *Table) CountFrom(s Snapshot, at Place) int64 {
+	if n, ok := t.rest(s, at); ok {
+		return n
+	}
+	var n int64
+	s.Ascend(at.Prefix, at.From, func(*Item) bool { n++; return true })
+	return n
+}
+
+func (t *Table) rest(s Snapshot, at Place) (int64, bool) {
+	if at.From == "" && strings.TrimSuffix(at.Prefix, "/") == t.prefix {
+		return int64(s.tree.Len()), true
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for i := range t.roots {
+		if r := &t.roots[i]; r.snap.since == s.since {
+			n, ok := r.rests[at]
+			return n, ok
+		}
+	}
+	return 0, false
 }
 
 // dropRootsLocked forgets states that nobody has read from lately.

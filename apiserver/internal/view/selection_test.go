@@ -145,14 +145,14 @@ func TestStatesAreRetained(t *testing.T) {
 	if _, ok := table.At(5); ok {
 		t.Error("a state that nobody retained is there")
 	}
-	table.Retain(first)
+	table.Retain(first, Place{}, 0)
 	apply(v, entry(7, feed.Created, "c"))
 	s, ok := table.At(5)
 	if got, want := names(s), []string{"a@1", "b@2"}; !ok || !slices.Equal(got, want) {
 		t.Errorf("retained state: %v, want %v", got, want)
 	}
 	for rev := int64(8); rev < 8+rootsKept; rev++ {
-		table.Retain(table.Snapshot())
+		table.Retain(table.Snapshot(), Place{}, 0)
 		apply(v, entry(rev, feed.Modified, "c"))
 	}
 	if _, ok := table.At(5); ok {
@@ -161,6 +161,71 @@ func TestStatesAreRetained(t *testing.T) {
 	if s, ok := table.At(7); !ok || len(names(s)) != 2 {
 		t.Errorf("state at 7: %v, %v", ok, s)
 	}
+}
+
+// Lists that are read page by page, of all and of namespaces, while the table changes, are
+// told how much is left of the state they began in.
+func TestPlacesKnowHowManyFollow(t *testing.T) {
+	type list struct {
+		rev   int64
+		at    Place
+		limit int
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		v := New(nil)
+		table := v.Table(prefix)
+		rev, states, remembered := int64(0), map[int64][]string{}, 0
+		change := func() {
+			rev++
+			key := rapid.SampledFrom([]string{"n1/", "n2/"}).Draw(t, "namespace") + rapid.StringMatching("[a-e]{1,2}").Draw(t, "name")
+			op := feed.Modified
+			if _, ok := table.Get(prefix + "/" + key); ok && rapid.IntRange(0, 3).Draw(t, "delete") == 0 {
+				op = feed.Deleted
+			}
+			apply(v, entry(rev, op, key))
+			table.Snapshot().Ascend("", "", func(i *Item) bool { states[rev] = append(states[rev], i.Key); return true })
+		}
+		for range 20 {
+			change()
+		}
+		var lists []list
+		for range 60 {
+			if rapid.IntRange(0, 3).Draw(t, "change") == 0 {
+				change()
+			}
+			l := list{rev: table.Rev(), at: Place{Prefix: prefix + rapid.SampledFrom([]string{"/", "/n1/", "/n2/"}).Draw(t, "of")}, limit: rapid.IntRange(1, 4).Draw(t, "limit")}
+			if len(lists) > 0 && rapid.Bool().Draw(t, "go on") {
+				l = rapid.SampledFrom(lists).Draw(t, "list")
+			}
+			s, ok := table.At(l.rev)
+			if !ok {
+				continue
+			}
+			var follow []string
+			for _, key := range states[l.rev] {
+				if strings.HasPrefix(key, l.at.Prefix) && key >= l.at.From {
+					follow = append(follow, key)
+				}
+			}
+			if l.at.From != "" {
+				if _, ok := table.rest(s, l.at); ok {
+					remembered++
+				}
+			}
+			count := table.CountFrom(s, l.at)
+			if count != int64(len(follow)) {
+				t.Fatalf("%d follow %+v, want %d", count, l, len(follow))
+			}
+			if len(follow) > l.limit {
+				l.at.From = follow[l.limit-1] + "\x00"
+				table.Retain(s, l.at, count-int64(l.limit))
+				lists = append(lists, l)
+			}
+		}
+		if len(lists) > 10 && remembered == 0 {
+			t.Fatal("no page knew from the one before: the test tests nothing")
+		}
+	})
 }
 
 // heap is how many bytes are in use.

@@ -89,13 +89,6 @@ func (s Snapshot) Ascend(prefix, from string, yield func(*Item) bool) {
 	})
 }
 
-// CountFrom counts the objects that Ascend would visit.
-func (s Snapshot) CountFrom(prefix, from string) int64 {
-	var n int64
-	s.Ascend(prefix, from, func(*Item) bool { n++; return true })
-	return n
-}
-
 // Cursor is one watcher's place in the log. It is used by one goroutine.
 type Cursor struct {
 	table *Table
