@@ -21,7 +21,10 @@ import (
 const DefaultTailCheck = 30 * time.Second
 
 const (
-	routeBuffer  = 1024
+	routeBuffer = 1024
+	// tailLag is for how long the mirror that tails are asked of may lack what has come
+	// live already.
+	tailLag      = 10 * time.Second
 	apiCore      = "$JS.API"
 	statusNoData = "404"
 )
@@ -64,6 +67,10 @@ type route struct {
 	listRev int64  // what the last list had
 	epoch   string
 	seen    time.Time // when the route was last known to be complete
+	ahead   struct {  // the first message of those that came live and the tail lacks
+		seq   uint64 // 0 if there is none
+		since time.Time
+	}
 }
 
 // errRelist says that the route can't be continued and the pods must be listed.
@@ -165,7 +172,7 @@ func (r *route) checkTail(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if seq != 0 && r.epoch != "" && epoch != r.epoch || seq < r.seq && seq != 0 {
+	if seq != 0 && r.epoch != "" && epoch != r.epoch || r.lost(seq) {
 		return fmt.Errorf("%w: the stream was made anew", errRelist)
 	}
 	if seq > r.seq {
@@ -173,6 +180,20 @@ func (r *route) checkTail(ctx context.Context) error {
 	}
 	r.seen = time.Now()
 	return nil
+}
+
+// lost tells that the stream does not have what came from it, by the sequence of its tail.
+// That a tail is behind for a moment is how mirrors are.
+func (r *route) lost(tail uint64) bool {
+	switch {
+	case tail == 0 || tail >= r.seq:
+		r.ahead.seq = 0
+	case r.ahead.seq == 0 || tail >= r.ahead.seq:
+		r.ahead.seq, r.ahead.since = r.seq, time.Now()
+	default:
+		return time.Since(r.ahead.since) > tailLag
+	}
+	return false
 }
 
 // tail is the sequence of the route's last message, 0 if it has none.

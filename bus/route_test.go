@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -59,7 +60,7 @@ func (p *podTable) wake() {
 // wait waits until n changes were told.
 func (p *podTable) wait(t testing.TB, n int) []int64 {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		p.mu.Lock()
 		changes := append([]int64(nil), p.changes...)
@@ -136,6 +137,33 @@ func TestNodeRouteRepairsGapsFromTheStream(t *testing.T) {
 	b.flush(t)
 	require.Equal(t, want, table.wait(t, len(want)))
 	require.Equal(t, 1, table.syncs, "gaps are no reason to list again")
+}
+
+// The mirror that the tail is asked of may lag behind what came live: only if it stays
+// behind, the stream has lost something.
+func TestNodeRouteWaitsForTheMirror(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &route{seq: 7}
+		for _, step := range []struct {
+			wait time.Duration
+			seq  uint64 // of what came live, if not 0
+			tail uint64
+			lost bool
+		}{
+			{0, 0, 5, false},
+			{tailLag, 0, 5, false},
+			{0, 0, 7, false}, // it has caught up
+			{time.Hour, 9, 7, false},
+			{tailLag / 2, 12, 8, false},
+			{tailLag / 2, 0, 9, false}, // it goes on, if slowly
+			{tailLag, 0, 10, false},
+			{time.Second, 0, 10, true},
+		} {
+			time.Sleep(step.wait)
+			r.seq = max(r.seq, step.seq)
+			require.Equal(t, step.lost, r.lost(step.tail), "%+v", step)
+		}
+	})
 }
 
 func TestNodeRouteNoticesALostLastMessage(t *testing.T) {
