@@ -443,6 +443,14 @@ func (p *past) events(t *testing.T, ns string, then, deleted int64) {
 		require.Equal(t, http.StatusBadRequest, a.status, "%s: %s", query, a.body)
 		require.Contains(t, a.apiStatus(t).Message, name)
 	}
+	for query, ok := range map[string]bool{"since=rev-%d&until=rev-%d": false, "since=rev-%[2]d&until=rev-%[2]d": true} {
+		a := p.send(t, http.MethodGet, "/history/events?"+fmt.Sprintf(query, deleted, then-2), "")
+		require.Equal(t, ok, a.status == http.StatusOK, "%s: %s", query, a.body)
+		if !ok {
+			require.Equal(t, http.StatusBadRequest, a.status)
+			require.Contains(t, a.apiStatus(t).Message, "where the events asked for end")
+		}
+	}
 	a = p.send(t, http.MethodGet, "/history/events", "", "Last-Event-ID: seven")
 	require.Contains(t, a.apiStatus(t).Message, "Last-Event-ID")
 	p.restricted(t, ns)

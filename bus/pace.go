@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -32,8 +31,7 @@ func (t *traffic) flows() bool { return t.quiet() < trafficFresh }
 // While changes are published, a long reader works for paceSlice at a time, or until the
 // next change comes, and uses one part in paceShare of a processor. It goes on when for
 // paceQuiet no change was on its way, but pauses for no longer than pacePause, lest it
-// stands still where changes never pause. It also gets a thread of its own: the time it
-// uses is then not held against the threads that the changes need next.
+// stands still where changes never pause.
 const (
 	paceEvery = 8 // events between two looks at the clock
 	paceSlice = 100 * time.Microsecond
@@ -47,15 +45,6 @@ type pacer struct {
 	traffic *traffic
 	events  int
 	began   time.Time // when the reader began to work, or went on
-	apart   bool      // the reader has a thread of its own
-}
-
-// end gives the thread back. It is called by the goroutine that called step.
-func (p *pacer) end() {
-	if p.apart {
-		runtime.UnlockOSThread()
-		p.apart = false
-	}
 }
 
 // step is called with every event.
@@ -66,12 +55,7 @@ func (p *pacer) step(ctx context.Context) error {
 	now := time.Now()
 	if p.began.IsZero() || !p.traffic.flows() {
 		p.began = now
-		p.end()
 		return ctx.Err()
-	}
-	if !p.apart {
-		runtime.LockOSThread()
-		p.apart = true
 	}
 	worked := now.Sub(p.began)
 	if worked < paceSlice && p.traffic.quiet() > worked {

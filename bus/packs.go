@@ -76,7 +76,6 @@ func (c *Client) PackArchive(ctx context.Context) error {
 func (c *Client) packFrom(ctx context.Context, packs *packs, from uint64) error {
 	w := newPackWriter()
 	pace := pacer{traffic: c.traffic}
-	defer pace.end()
 	return c.scan(ctx, scan{stream: StreamArchive, filters: []string{schemas.AllObjects}, from: from}, func(e schemas.Event) error {
 		w.add(&e)
 		if w.events >= packEvents || w.size() >= packBytes {

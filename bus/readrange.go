@@ -40,7 +40,6 @@ var ErrStop = errStop
 // it is a part of something larger.
 func (c *Client) ReadRange(ctx context.Context, r Range, fn func(schemas.Event) error) error {
 	a := archiveReader{c: c, r: r, fn: fn, next: r.From, pace: pacer{traffic: c.traffic}}
-	defer a.pace.end()
 	err := a.readPacks(ctx)
 	var failed *scanError
 	if errors.As(err, &failed) && ctx.Err() == nil {

@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -100,6 +101,10 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 	case q.Since != nil:
 		if p.since, err = h.since(ctx, *q.Since); err != nil {
 			return plan{}, err
+		}
+		if q.Until != nil && p.since > p.until+1 { // what begins right after the end is empty
+			reason := fmt.Sprintf("it is after %q, where the events asked for end", q.Until.Text)
+			return plan{}, &Error{Kind: Invalid, Instant: q.Since.Text, Reason: reason}
 		}
 	case q.Follow:
 		head, err := h.parts.Bus.Head(ctx, bus.StreamArchive)

@@ -224,7 +224,7 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	if cause := context.Cause(ctx); cause != nil && r.Context().Err() == nil {
 		err = cause
 	}
-	if err != nil && !out.started() {
+	if err != nil && out.refuse() {
 		return err
 	}
 	if err != nil && r.Context().Err() == nil {
@@ -312,6 +312,7 @@ type eventStream struct {
 
 	mu      sync.Mutex // held while writing
 	begun   bool       // guarded by mu
+	refused bool       // somebody else answers; guarded by mu
 	buf     bytes.Buffer
 	writing chan time.Time // has the time at which a write began, while it lasts
 }
@@ -332,10 +333,12 @@ func (s *eventStream) close() {
 	<-s.done
 }
 
-func (s *eventStream) started() bool {
+// refuse leaves the response to the caller, if nothing has been sent.
+func (s *eventStream) refuse() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.begun
+	s.refused = !s.begun
+	return s.refused
 }
 
 // begin sends the response's header. The caller holds mu.
@@ -374,6 +377,9 @@ func (s *eventStream) event(e schemas.Event) error {
 
 // flush writes what has gathered. The caller holds mu.
 func (s *eventStream) flush() error {
+	if s.refused {
+		return nil
+	}
 	s.begin()
 	s.writing <- time.Now()
 	defer func() { <-s.writing }()
