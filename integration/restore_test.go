@@ -139,8 +139,11 @@ func TestRestore(t *testing.T) {
 		}
 	})
 	t.Run("a bundle is not written to", func(t *testing.T) {
+		c.Kubectl("-n", "shop", "scale", "deploy/web", "--replicas=2")
 		file := filepath.Join(c.dir, "all.bundle")
 		c.operator(0, "bundle", file, "--from", good, "-n", "shop")
-		want(t, c.operator(2, "open", file, "--", "rutter", "restore", "deploy/web", "--from", good), "this is a recording")
+		restore := []string{"open", file, "--", "rutter", "restore", "deploy/web", "--from", good}
+		want(t, c.operator(1, restore...), "~ spec.replicas: 2 → 3") // dry runs are answered
+		want(t, c.operator(2, append(restore, "--apply", "--force-conflicts")...), "this is a recording")
 	})
 }
