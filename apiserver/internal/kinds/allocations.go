@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,10 +162,5 @@ func (a *allocation) CreateOrUpdate(snapshot *api.RangeAllocation) error {
 var errAllocatedSince = errors.New("allocated or released since it was read")
 
 func rangeName(key string) string {
-	for i := len(key) - 1; i >= 0; i-- {
-		if key[i] == '/' {
-			return key[i+1:]
-		}
-	}
-	return key
+	return key[strings.LastIndexByte(key, '/')+1:]
 }

@@ -6,7 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -49,7 +49,7 @@ func (p *plain) understand(req *http.Request, info *request.RequestInfo) (*ask, 
 	switch info.Verb {
 	case "get":
 		a.key, a.one = a.key+info.Name, true
-		return a, only(a.query, getParameters...) && len(path.IsValidPathSegmentName(info.Name)) == 0
+		return a, only(a.query, getParameters...) && len(content.IsPathSegmentName(info.Name)) == 0
 	case "list":
 		return a, only(a.query, listParameters...) && plainList(a.query) && p.choose(a, info) && a.page()
 	case "watch":

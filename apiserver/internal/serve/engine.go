@@ -196,9 +196,10 @@ func (c Config) chain(h http.Handler) http.Handler {
 	}
 	h = withOrigin(h)
 	h = c.withPast(h)
-	h = c.withTrial(h)
+	calls := c.calls()
+	h = c.withTrial(h, calls)
 	h = filters.WithAuthorization(h, c.Authorizer, codecs)
-	h = c.withReadOnly(h)
+	h = withReadOnly(h, calls)
 	h = c.withHistory(h)
 	if c.Flow != nil {
 		h = serverfilters.WithPriorityAndFairness(h, longRunning, c.Flow, c.Work, queueTimeout)

@@ -69,7 +69,9 @@ func (h *Health) handler(root string) http.Handler {
 				fmt.Fprintf(&report, "[+]%s excluded: ok\n", c.Name)
 				continue
 			}
-			if err := c.observed(ctx, root); err != nil {
+			err := c.Run(ctx)
+			c.count(ctx, root, err)
+			if err != nil {
 				ok = false
 				fmt.Fprintf(&report, "[-]%s failed: %v\n", c.Name, err)
 				continue
@@ -101,15 +103,13 @@ func (h *Health) list() []Check {
 	return slices.Clone(h.checks)
 }
 
-// observed runs a check and counts how it went.
-func (c Check) observed(ctx context.Context, root string) error {
-	err := c.Run(ctx)
+// count notes how a check went as a part of what a path asks for.
+func (c Check) count(ctx context.Context, root string, err error) {
 	status := slis.Success
 	if err != nil {
 		status = slis.Error
 	}
 	_ = slis.ObserveHealthcheck(ctx, c.Name, strings.TrimPrefix(root, "/"), status) // never fails
-	return err
 }
 
 // probes are the paths at which health is asked for.
@@ -124,10 +124,11 @@ func (h *Health) indicators() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
 		defer cancel()
-		for _, root := range probes {
-			for _, c := range h.list() {
+		for _, c := range h.list() {
+			err := c.Run(ctx)
+			for _, root := range probes {
 				if c.counts(root) {
-					_ = c.observed(ctx, root)
+					c.count(ctx, root, err)
 				}
 			}
 		}

@@ -100,8 +100,7 @@ func withInstantRecorded(next http.Handler) http.Handler {
 
 // withReadOnly refuses what can't be done to the past. It comes before authorization:
 // nobody may do it.
-func (c Config) withReadOnly(next http.Handler) http.Handler {
-	calls := c.calls()
+func withReadOnly(next http.Handler, calls calls) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visitOf(r.Context())
 		info, ok := request.RequestInfoFrom(r.Context())

@@ -57,8 +57,7 @@ const trialWarning = "this is the past: admission plugins and webhooks, which ju
 // withTrial guards dry runs on the past. Their answers show what was stored, so that they
 // ask for the permission to get it, beside that of their own verb. Reviews of oneself,
 // which are created as well, are no dry runs.
-func (c Config) withTrial(next http.Handler) http.Handler {
-	calls := c.calls()
+func (c Config) withTrial(next http.Handler, calls calls) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		info, ok := request.RequestInfoFrom(ctx)
