@@ -55,8 +55,9 @@ type ServerConfig struct {
 	MaxMemory int64
 	// MaxPayload is the size of the largest message in bytes.
 	MaxPayload int32
-	// SyncInterval is how often stream files are flushed to disk. A lost tail is
-	// written again from etcd, so this does not have to be short.
+	// SyncInterval is how often stream files are flushed to disk. A loss of power takes
+	// what was not flushed; it is written again from etcd, whose compaction waits for
+	// that long. Flushing holds up etcd's own, once for each stream and interval.
 	SyncInterval time.Duration
 	// CoreUsers are the common names of client certificates that get the account
 	// of the system's components.
@@ -73,7 +74,7 @@ func DefaultServerConfig(storeDir string) ServerConfig {
 		MaxStore:     6 << 30,
 		MaxMemory:    256 << 20,
 		MaxPayload:   8 << 20,
-		SyncInterval: time.Second,
+		SyncInterval: time.Minute,
 	}
 }
 

@@ -17,14 +17,19 @@ type CompactorConfig struct {
 	// Interval is how often the compactor looks. It asks nobody: the positions are
 	// this process's own.
 	Interval time.Duration
+	// Settle is how old a position of the relay has to be before compaction relies on
+	// it: longer than the bus takes to flush what it has acknowledged, so that etcd
+	// still has whatever a loss of power takes from the stream.
+	Settle time.Duration
 	// MaxHold is how long a relay that does not advance may hold compaction back.
 	// After that, changes will be lost to history, which the relay then names.
 	MaxHold time.Duration
 }
 
-// DefaultCompactorConfig is what a production API server uses.
+// DefaultCompactorConfig is what a production API server uses. Settle covers the minute
+// after which the embedded bus flushes, and the two of a NATS server that was not told.
 func DefaultCompactorConfig() CompactorConfig {
-	return CompactorConfig{Keep: 5 * time.Minute, Interval: time.Minute, MaxHold: 12 * time.Hour}
+	return CompactorConfig{Keep: 5 * time.Minute, Interval: time.Minute, Settle: 3 * time.Minute, MaxHold: 12 * time.Hour}
 }
 
 // Compactor orders etcd's compaction, never past what the relay has stored. One
@@ -80,44 +85,55 @@ func (c *Compactor) tick(ctx context.Context, now time.Time) {
 
 // plan decides what to compact. It only computes.
 type plan struct {
-	samples []sample // what the newest revision was when, oldest first
-	done    int64    // last revision compacted
-}
-
-type sample struct {
-	at  time.Time
-	rev int64
+	newest   samples // revisions
+	position samples // of the relay
+	done     int64   // last revision compacted
 }
 
 // next is the revision to compact at, 0 for none.
 func (p *plan) next(now time.Time, newest, position int64, cfg CompactorConfig) int64 {
-	if n := len(p.samples); n == 0 || p.samples[n-1].rev != newest {
-		p.samples = append(p.samples, sample{at: now, rev: newest})
-	}
-	rev := min(p.before(now.Add(-cfg.Keep)), position-1)
-	rev = max(rev, p.before(now.Add(-cfg.MaxHold)))
-	p.forget(now.Add(-cfg.MaxHold))
+	p.newest.add(now, newest)
+	p.position.add(now, position)
+	rev := min(p.newest.before(now.Add(-cfg.Keep)), position-1, p.position.before(now.Add(-cfg.Settle))-1)
+	rev = max(rev, p.newest.before(now.Add(-cfg.MaxHold)))
+	p.newest.forget(now.Add(-cfg.MaxHold))
+	p.position.forget(now.Add(-cfg.Settle))
 	if rev <= p.done {
 		return 0
 	}
 	return rev
 }
 
-// before is the newest revision that was known at an instant.
-func (p *plan) before(at time.Time) int64 {
+// samples are what a revision was when, oldest first.
+type samples []sample
+
+type sample struct {
+	at  time.Time
+	rev int64
+}
+
+// add notes a revision if it is another than before.
+func (s *samples) add(at time.Time, rev int64) {
+	if n := len(*s); n == 0 || (*s)[n-1].rev != rev {
+		*s = append(*s, sample{at: at, rev: rev})
+	}
+}
+
+// before is the newest revision that was known at an instant, 0 if none was.
+func (s samples) before(at time.Time) int64 {
 	var rev int64
-	for _, s := range p.samples {
-		if s.at.After(at) {
+	for _, one := range s {
+		if one.at.After(at) {
 			break
 		}
-		rev = s.rev
+		rev = one.rev
 	}
 	return rev
 }
 
 // forget drops samples that no later call needs.
-func (p *plan) forget(at time.Time) {
-	for len(p.samples) > 1 && !p.samples[1].at.After(at) {
-		p.samples = p.samples[1:]
+func (s *samples) forget(at time.Time) {
+	for len(*s) > 1 && !(*s)[1].at.After(at) {
+		*s = (*s)[1:]
 	}
 }

@@ -16,7 +16,8 @@
 //     nothing is lost, doubled or out of order. Leader election only saves work.
 //   - Position never goes ahead of what the stream has acknowledged.
 //   - Compaction by the Compactor never passes a position that a relay of this
-//     process has reported, unless the bus has been away for Config.MaxHold.
+//     process has reported CompactorConfig.Settle ago, by when the bus has flushed
+//     it, unless the bus has been away for MaxHold.
 //
 // # Gaps
 //

@@ -110,7 +110,7 @@ func TestDifference(t *testing.T) {
 }
 
 func TestCompactionPlan(t *testing.T) {
-	cfg := CompactorConfig{Keep: 5 * time.Minute, MaxHold: time.Hour}
+	cfg := CompactorConfig{Keep: 5 * time.Minute, Settle: 3 * time.Minute, MaxHold: time.Hour}
 	type step struct {
 		minute           int
 		newest, position int64
@@ -118,10 +118,16 @@ func TestCompactionPlan(t *testing.T) {
 	}
 	for name, steps := range map[string][]step{
 		"keeps five minutes": {
-			{0, 100, 100, 0}, {1, 110, 110, 0}, {4, 140, 140, 0}, {5, 150, 150, 100}, {6, 160, 160, 110}, {7, 160, 160, 0}, {9, 170, 170, 140},
+			{0, 100, 100, 0}, {1, 110, 110, 0}, {4, 140, 140, 0}, {5, 150, 150, 100}, {6, 160, 160, 109}, {7, 160, 160, 110}, {9, 170, 170, 140},
 		},
 		"never passes the relay": {
-			{0, 100, 50, 0}, {5, 110, 50, 49}, {6, 120, 50, 0}, {20, 120, 90, 89}, {30, 120, 120, 119},
+			{0, 100, 50, 0}, {5, 110, 50, 49}, {6, 120, 50, 0}, {20, 120, 90, 0}, {23, 120, 90, 89}, {30, 120, 120, 0}, {33, 120, 120, 119},
+		},
+		"does not rely on what the bus may not have flushed": {
+			{0, 100, 10, 0}, {1, 200, 10, 0}, {9, 200, 200, 9}, {11, 200, 200, 0}, {12, 200, 200, 199},
+		},
+		"nor on a stream that has lost its end": {
+			{0, 100, 100, 0}, {4, 100, 100, 0}, {5, 100, 60, 59}, {6, 100, 60, 0},
 		},
 		"gives up on the relay after an hour": {
 			{0, 100, 10, 0}, {10, 200, 10, 9}, {59, 300, 10, 0}, {60, 300, 10, 100}, {70, 300, 10, 200},
