@@ -190,34 +190,31 @@ func (c *Client) packEnds(ctx context.Context, first, last *End) error {
 }
 
 // find is where in PACKS the packs begin that have something at or behind a sequence of
-// ARCHIVE.
+// ARCHIVE. Most look for what is held first, so that one is looked at first.
 func (p *packs) find(ctx context.Context, seq uint64) (uint64, error) {
 	var failed error
-	n := sort.Search(int(p.last+1-p.first), func(i int) bool {
+	ends := func(at uint64) bool {
 		if failed != nil {
 			return true
 		}
-		found, err := p.get(ctx, p.first+uint64(i))
+		found, err := p.get(ctx, at)
 		if errors.Is(err, ErrNotFound) {
 			return false // retention has taken it, and what is before
 		}
 		failed = err
 		return found.to > seq
-	})
-	return p.first + uint64(n), failed
+	}
+	if p.first > p.last || ends(p.first) {
+		return p.first, failed
+	}
+	n := sort.Search(int(p.last-p.first), func(i int) bool { return ends(p.first + 1 + uint64(i)) })
+	return p.first + 1 + uint64(n), failed
 }
 
 // retire drops the packs of what lies before a sequence of ARCHIVE.
 func (p *packs) retire(ctx context.Context, first uint64) error {
-	if p.first > p.last {
-		return nil
-	}
-	oldest, err := p.get(ctx, p.first)
-	if err != nil && !errors.Is(err, ErrNotFound) || err == nil && oldest.to > first {
-		return err
-	}
 	keep, err := p.find(ctx, first)
-	if err != nil {
+	if err != nil || keep == p.first {
 		return err
 	}
 	if err := p.stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {

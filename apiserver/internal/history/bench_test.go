@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -216,8 +217,8 @@ func (l *benchLog) liveBeside(b *testing.B) {
 	for b.Loop() {
 		for range liveTurns {
 			before = append(before, l.changes(b, tap)...)
-			started := time.Now()
 			stop := l.replayForever(b, &replayed)
+			started := time.Now()
 			beside = append(beside, l.changes(b, tap)...)
 			stop()
 			during += time.Since(started)
@@ -242,16 +243,19 @@ func part(took []time.Duration, percent int) time.Duration {
 	return took[len(took)*percent/100]
 }
 
-// replayForever reads all there is, again and again, until it is stopped.
+// replayForever reads all there is, again and again, until it is stopped. It returns when
+// the replay is running.
 func (l *benchLog) replayForever(b *testing.B, events *int) (stop func()) {
 	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan struct{})
+	running, done := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() { close(running) })
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			_ = l.client.ReadRange(ctx, bus.Range{Fleeting: true}, func(schemas.Event) error { *events++; return ctx.Err() }) // it is cut off
+			_ = l.client.ReadRange(ctx, bus.Range{Fleeting: true}, func(schemas.Event) error { *events++; first(); return ctx.Err() }) // it is cut off
 		}
 	}()
+	<-running
 	return func() { cancel(); <-done }
 }
 
