@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 )
 
@@ -32,6 +34,13 @@ func flavors(w http.ResponseWriter, r *http.Request) {
 	case "/apis/" + aggregatedGroup + "/v1/flavors":
 		reply(map[string]any{"kind": "FlavorList", "apiVersion": aggregatedGroup + "/v1", "metadata": map[string]any{}, "items": []any{},
 			"user": r.Header.Get("X-Remote-User"), "groups": r.Header["X-Remote-Group"], "proxy": r.TLS.PeerCertificates[0].Subject.CommonName})
+	case "/apis/" + aggregatedGroup + "/v1/reviews":
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		reply(refuse(r.Header.Get("X-Remote-User"), &review))
 	case "/apis/" + aggregatedGroup + "/v1/talk":
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -164,7 +173,13 @@ func TestUnavailableAggregatedServer(t *testing.T) {
 	a := c.send(t, "POST", services, `{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.gone.example.com}, spec: {
 group: gone.example.com, version: v1, groupPriorityMinimum: 2000, versionPriority: 15, insecureSkipTLSVerify: true, service: {namespace: default, name: gone}}}`, yamlBody)
 	require.Equal(t, 201, a.status, "%s", a.body)
-	defer c.send(t, "DELETE", services+"/v1.gone.example.com", "")
+	defer func() {
+		c.send(t, "DELETE", services+"/v1.gone.example.com", "")
+		eventually(t, func() error { // others expect all of discovery to be there
+			_, _, err := c.client.Discovery().ServerGroupsAndResources()
+			return err
+		})
+	}()
 	eventually(t, func() error {
 		got := c.send(t, "GET", services+"/v1.gone.example.com", "")
 		if !strings.Contains(string(got.body), `"reason":"ServiceNotFound"`) {
@@ -173,7 +188,16 @@ group: gone.example.com, version: v1, groupPriorityMinimum: 2000, versionPriorit
 		return nil
 	})
 	require.Equal(t, 503, c.send(t, "GET", "/apis/gone.example.com/v1/things", "").status)
-	require.NotContains(t, string(c.send(t, "GET", "/apis", "").body), "gone.example.com", "it is not announced")
+	eventually(t, func() error { // who must not miss anything learns that something is missing
+		_, _, err := c.client.Discovery().ServerGroupsAndResources()
+		if err == nil || !discovery.IsGroupDiscoveryFailedError(err) || !strings.Contains(err.Error(), "stale GroupVersion discovery: gone.example.com/v1") {
+			return fmt.Errorf("discovery says: %v", err)
+		}
+		return nil
+	})
+	for _, path := range []string{"/apis", "/apis/gone.example.com"} {
+		require.Contains(t, string(c.send(t, "GET", path, "").body), `"groupVersion":"gone.example.com/v1"`, path)
+	}
 }
 
 func TestAPIServicesOfThisServer(t *testing.T) {

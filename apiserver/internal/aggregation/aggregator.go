@@ -28,8 +28,9 @@ const (
 	// registrars and checkers are how many APIServices are written or checked at a time.
 	registrars, checkers = 2, 3
 	// refresh is how often discovery of aggregated servers is read again: what they serve
-	// may change without a sign.
-	refresh = time.Minute
+	// may change without a sign. While one does not answer it is asked sooner.
+	refresh     = time.Minute
+	soonRefresh = time.Second
 	// fetchTimeout bounds one question to an aggregated server.
 	fetchTimeout = 5 * time.Second
 )
@@ -136,19 +137,24 @@ func (a *Aggregator) Run(ctx context.Context) error {
 }
 
 // follow keeps what is known of aggregated servers: read when an APIService changes, and
-// every minute while there is one.
+// again after a while.
 func (a *Aggregator) follow(ctx context.Context) {
 	timer := time.NewTimer(refresh)
 	defer timer.Stop()
+	wait := soonRefresh
 	for {
 		select {
 		case <-a.changed:
+			wait = soonRefresh
 		case <-timer.C:
 		case <-ctx.Done():
 			return
 		}
-		a.read(ctx)
-		timer.Reset(refresh)
+		if a.read(ctx) {
+			wait = refresh
+		}
+		timer.Reset(wait)
+		wait = min(2*wait, refresh)
 	}
 }
 

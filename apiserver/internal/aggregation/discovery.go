@@ -23,7 +23,8 @@ import (
 type GroupVersion struct {
 	schema.GroupVersion
 	Resources []apidiscovery.APIResourceDiscovery
-	// Stale tells that the server could not be asked last time.
+	// Stale tells that the server could not be asked last time. It has no resources then:
+	// clients would not believe them.
 	Stale                          bool
 	GroupPriority, VersionPriority int
 }
@@ -35,7 +36,8 @@ type described struct {
 	stale     bool
 }
 
-// Discovery lists the aggregated versions whose servers are available.
+// Discovery lists the aggregated versions, those of servers that don't answer as stale:
+// clients that must not miss anything, as who empties a namespace, learn of them.
 func (a *Aggregator) Discovery() []GroupVersion {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -56,23 +58,21 @@ func (a *Aggregator) Discovery() []GroupVersion {
 	return all
 }
 
-// read asks all aggregated servers what they serve, several at a time.
-func (a *Aggregator) read(ctx context.Context) {
+// read asks all aggregated servers what they serve, several at a time, and tells whether
+// all have answered.
+func (a *Aggregator) read(ctx context.Context) bool {
 	present := a.remote()
 	a.backends.keep(present)
 	found := make([]*described, len(present))
 	var wg sync.WaitGroup
 	for i, service := range present {
-		if available(service) {
-			wg.Go(func() { found[i] = a.describe(ctx, service) })
-		}
+		wg.Go(func() { found[i] = a.describe(ctx, service) })
 	}
 	wg.Wait()
-	next := map[types.UID]*described{}
+	next, whole := map[types.UID]*described{}, true
 	for _, d := range found {
-		if d != nil {
-			next[d.service.UID] = d
-		}
+		next[d.service.UID] = d
+		whole = whole && !d.stale
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,6 +80,7 @@ func (a *Aggregator) read(ctx context.Context) {
 		a.generation.Add(1)
 	}
 	a.seen = next
+	return whole
 }
 
 func sameDescriptions(a, b map[types.UID]*described) bool {
@@ -95,21 +96,12 @@ func sameDescriptions(a, b map[types.UID]*described) bool {
 	return true
 }
 
-// describe asks one server. If it does not answer, what it said before still stands.
+// describe asks one server.
 func (a *Aggregator) describe(ctx context.Context, service *apiregistration.APIService) *described {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	resources, err := a.fetch(ctx, service)
-	if err == nil {
-		return &described{service: service, resources: resources}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	d := &described{service: service, stale: true}
-	if old, ok := a.seen[service.UID]; ok {
-		d.resources = old.resources
-	}
-	return d
+	return &described{service: service, resources: resources, stale: err != nil}
 }
 
 const (

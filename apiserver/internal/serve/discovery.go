@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -9,6 +11,7 @@ import (
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kubeversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
@@ -86,13 +89,12 @@ func (d *discoverer) current() *catalogue {
 type shelf struct {
 	c              *catalogue
 	legacy, groups aggregated.ResourceManager
-	byGroup        map[string]*metav1.APIGroup
-	order          []string
+	versions       []Announced // of groups
 }
 
 func (d *discoverer) build() *catalogue {
 	codecs := kinds.Codecs()
-	s := &shelf{legacy: aggregated.NewResourceManager("api"), groups: aggregated.NewResourceManager("apis"), byGroup: map[string]*metav1.APIGroup{}}
+	s := &shelf{legacy: aggregated.NewResourceManager("api"), groups: aggregated.NewResourceManager("apis")}
 	s.c = &catalogue{
 		legacy:  dispatched(legacyService(d.addresses, s.legacy)),
 		group:   map[string]http.Handler{},
@@ -115,9 +117,9 @@ func (d *discoverer) build() *catalogue {
 		}
 	}
 	list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
-	for _, name := range s.order {
-		list.Groups = append(list.Groups, *s.byGroup[name])
-		s.c.group[name] = discovery.NewAPIGroupHandler(codecs, *s.byGroup[name])
+	for _, group := range plainOrder(s.versions) {
+		list.Groups = append(list.Groups, group)
+		s.c.group[group.Name] = discovery.NewAPIGroupHandler(codecs, group)
 	}
 	s.c.groups = aggregated.WrapAggregatedDiscoveryToHandler(plainGroups(list), s.groups, s.groups)
 	return s.c
@@ -173,12 +175,34 @@ func (s *shelf) add(v Announced) {
 	}
 	s.groups.AddGroupVersion(gv.Group, document)
 	s.groups.SetGroupVersionPriority(metav1.GroupVersion(gv), v.GroupPriority, v.VersionPriority)
-	named := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-	g, ok := s.byGroup[gv.Group]
-	if !ok {
-		g = &metav1.APIGroup{Name: gv.Group, PreferredVersion: named}
-		s.byGroup[gv.Group] = g
-		s.order = append(s.order, gv.Group)
+	s.versions = append(s.versions, v)
+}
+
+// plainOrder puts groups and their versions in the order of their priorities, and then of
+// their names and of how stable they are; a group stands where its foremost version does.
+func plainOrder(versions []Announced) []metav1.APIGroup {
+	slices.SortFunc(versions, func(a, b Announced) int {
+		return cmp.Or(cmp.Compare(b.GroupPriority, a.GroupPriority), cmp.Compare(a.Group, b.Group))
+	})
+	var order []string
+	groups := map[string][]Announced{}
+	for _, v := range versions {
+		if groups[v.Group] == nil {
+			order = append(order, v.Group)
+		}
+		groups[v.Group] = append(groups[v.Group], v)
 	}
-	g.Versions = append(g.Versions, named)
+	var all []metav1.APIGroup
+	for _, name := range order {
+		slices.SortFunc(groups[name], func(a, b Announced) int {
+			return cmp.Or(cmp.Compare(b.VersionPriority, a.VersionPriority), kubeversion.CompareKubeAwareVersionStrings(b.Version, a.Version))
+		})
+		group := metav1.APIGroup{Name: name}
+		for _, v := range groups[name] {
+			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: v.String(), Version: v.Version})
+		}
+		group.PreferredVersion = group.Versions[0]
+		all = append(all, group)
+	}
+	return all
 }

@@ -76,14 +76,14 @@ func (r *reconciler) Reconcile(ctx context.Context, nsName string) error {
 	if err != nil {
 		return err
 	}
-	left, deleteErr := r.empty(ctx, nsName)
-	if err := r.tell(ctx, ns, left, deleteErr); err != nil {
+	found := r.empty(ctx, nsName)
+	if err := r.tell(ctx, ns, found); err != nil {
 		return err
 	}
-	if deleteErr != nil {
-		return deleteErr
+	if err := errors.Join(found.undiscovered, found.failed); err != nil {
+		return err
 	}
-	if len(left) > 0 {
+	if len(found.left) > 0 {
 		return engine.After{Wait: recheck}
 	}
 	update := ns.DeepCopy()
@@ -103,21 +103,25 @@ type remaining struct {
 	finalizers map[string]int
 }
 
+// outcome is how far a namespace is emptied.
+type outcome struct {
+	left         []remaining
+	undiscovered error // what there is may not be all known
+	failed       error // of what was to be deleted
+}
+
 // empty deletes everything in the namespace and reports what is left. Pods go first:
 // while one runs, what it uses (Secrets, Services, policies) stays (KEP-5080).
-func (r *reconciler) empty(ctx context.Context, ns string) ([]remaining, error) {
+func (r *reconciler) empty(ctx context.Context, ns string) outcome {
 	left, err := r.clear(ctx, podsResource, ns, map[string]bool{"deletecollection": true, "list": true})
 	if err != nil {
-		return nil, err
+		return outcome{failed: err}
 	}
 	if left.count > 0 {
-		return []remaining{left}, nil
+		return outcome{left: []remaining{left}}
 	}
-	resources, err := r.deletable()
+	resources, undiscovered := r.deletable() // groups that answer are emptied all the same
 	var errs []error
-	if err != nil {
-		errs = append(errs, err) // groups that answer are emptied all the same
-	}
 	var all []remaining
 	for gvr, verbs := range resources {
 		if gvr == podsResource {
@@ -132,7 +136,7 @@ func (r *reconciler) empty(ctx context.Context, ns string) ([]remaining, error) 
 			all = append(all, left)
 		}
 	}
-	return all, errors.Join(errs...)
+	return outcome{left: all, undiscovered: undiscovered, failed: errors.Join(errs...)}
 }
 
 // deletable lists the namespaced resources that can be deleted.
@@ -201,11 +205,11 @@ func (r *reconciler) clear(ctx context.Context, gvr schema.GroupVersionResource,
 }
 
 // tell writes the deletion conditions, upstream's types and reasons.
-func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []remaining, deleteErr error) error {
+func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, found outcome) error {
 	update := ns.DeepCopy()
 	var counts, holds []string
 	finalizers := map[string]int{}
-	for _, l := range left {
+	for _, l := range found.left {
 		counts = append(counts, fmt.Sprintf("%s has %d resource instances", l.resource.GroupResource(), l.count))
 		for f, n := range l.finalizers {
 			finalizers[f] += n
@@ -216,10 +220,6 @@ func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []rema
 	}
 	slices.Sort(counts)
 	slices.Sort(holds)
-	failure := ""
-	if deleteErr != nil {
-		failure = deleteErr.Error()
-	}
 	set := func(t corev1.NamespaceConditionType, bad, good, badReason, goodReason string) {
 		c := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: good, LastTransitionTime: metav1.Now()}
 		if bad != "" {
@@ -233,7 +233,8 @@ func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []rema
 			update.Status.Conditions[i] = c
 		}
 	}
-	set(corev1.NamespaceDeletionContentFailure, failure, "All content successfully deleted, may be waiting on finalization", "ContentDeletionFailed", "ContentDeleted")
+	set(corev1.NamespaceDeletionDiscoveryFailure, unknown(found.undiscovered), "All resources successfully discovered", "DiscoveryFailed", "ResourcesDiscovered")
+	set(corev1.NamespaceDeletionContentFailure, text(found.failed), "All content successfully deleted, may be waiting on finalization", "ContentDeletionFailed", "ContentDeleted")
 	set(corev1.NamespaceContentRemaining, prefixed("Some resources are remaining: ", counts), "All content successfully removed", "SomeResourcesRemain", "ContentRemoved")
 	set(corev1.NamespaceFinalizersRemaining, prefixed("Some content in the namespace has finalizers remaining: ", holds), "All content-preserving finalizers finished", "SomeFinalizersRemain", "ContentHasNoFinalizers")
 	if equality.Semantic.DeepEqual(ns.Status, update.Status) {
@@ -244,6 +245,22 @@ func (r *reconciler) tell(ctx context.Context, ns *corev1.Namespace, left []rema
 		return fmt.Errorf("write conditions of namespace %s: %w", ns.Name, err)
 	}
 	return nil
+}
+
+// unknown says what could not be discovered: an API server behind this one may be down.
+func unknown(err error) string {
+	var groups *discovery.ErrGroupDiscoveryFailed
+	if errors.As(err, &groups) {
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups.Groups), groups)
+	}
+	return text(err)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func prefixed(prefix string, parts []string) string {
