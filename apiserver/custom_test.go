@@ -423,7 +423,9 @@ func TestMissingCustomResources(t *testing.T) {
 	for _, path := range []string{"/v2/widgets", "/v1/other", "/v1/widgets/a"} {
 		require.Equal(t, 404, c.send(t, "GET", group+path, "").status, path)
 	}
-	require.Equal(t, 405, c.send(t, "PUT", group+"/v1/namespaces/default/widgets", "{}", jsonBody).status)
+	unnamed := c.send(t, "PUT", group+"/v1/namespaces/default/widgets", "{}", jsonBody)
+	require.Equal(t, 400, unnamed.status)
+	require.Equal(t, "name must be provided", unnamed.apiStatus(t).Message)
 }
 
 // TestDefinitionIsKnownToAllServers: who has seen a definition established on one

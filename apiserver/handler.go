@@ -125,7 +125,10 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	if err != nil {
 		return nil, err
 	}
-	hooks := webhooks{services: services, authentication: kinds.WebhookAuthentication(s.clientConfig)}
+	hooks := webhooks{services: services}
+	if hooks.authentication, err = kinds.WebhookAuthentication(s.clientConfig); err != nil {
+		return nil, err
+	}
 	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
 		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Informers: s.informers,
 		Authorizer: a.authz, Mapper: mapping, Services: hooks.services, Webhooks: hooks.authentication, OpenAPI: documents,

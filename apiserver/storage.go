@@ -109,6 +109,7 @@ func (s *stores) custom(c customresources.Storage) (storage.Interface, error) {
 	st, err := store.New(store.Config{
 		Client: s.cfg.Etcd, View: s.view, Codec: c.Codec, Resource: c.Resource, NewFunc: c.NewFunc, NewList: c.NewList,
 		Prefix: c.Prefix, CauseKey: schemas.CausePrefix + s.cfg.ID, Header: serve.Header, Leases: s.leases,
+		Retired: c.Retired,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store of %s: %w", c.Resource, err)

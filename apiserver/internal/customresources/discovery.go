@@ -17,7 +17,7 @@ import (
 type GroupVersion struct {
 	schema.GroupVersion
 	Resources []apidiscovery.APIResourceDiscovery
-	// Hashes tells, by resource, in which version objects are stored.
+	// Hashes tells, by resource, in which version objects are stored, if that is served.
 	Hashes map[string]string
 }
 
@@ -33,7 +33,7 @@ func (s *Server) Discovery() []GroupVersion {
 	found := map[schema.GroupVersion]*GroupVersion{}
 	for _, d := range s.established() {
 		hash := ""
-		if stored, err := apihelpers.GetCRDStorageVersion(d.CustomResourceDefinition); err == nil {
+		if stored, err := apihelpers.GetCRDStorageVersion(d.CustomResourceDefinition); err == nil && apihelpers.HasServedCRDVersion(d.CustomResourceDefinition, stored) {
 			hash = discovery.StorageVersionHash(d.Spec.Group, stored, d.Spec.Names.Kind)
 		}
 		for _, v := range d.Spec.Versions {

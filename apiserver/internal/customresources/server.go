@@ -35,6 +35,7 @@ type Storage struct {
 	Prefix           string        // of the keys, without the trailing slash
 	Codec            runtime.Codec // writes the storage version, reads the version served
 	NewFunc, NewList func() runtime.Object
+	Retired          <-chan struct{} // closed when watches are to end
 }
 
 // Config is what serving custom resources takes. All fields are required.
@@ -185,22 +186,7 @@ func (s *Server) serve(w http.ResponseWriter, req *http.Request, info *request.R
 	}
 	handle = metrics.InstrumentHandlerFunc(strings.ToUpper(info.Verb), info.APIGroup, info.APIVersion, info.Resource, info.Subresource,
 		metrics.CleanScope(info), metrics.APIServerComponent, t.version.deprecated, "", handle)
-	if info.Verb != "watch" {
-		handle(w, req)
-		return
-	}
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel()
-	done := make(chan struct{})
-	defer close(done)
-	go func() { // ends with the request
-		select {
-		case <-t.resource.retired:
-			cancel()
-		case <-done:
-		}
-	}()
-	handle(w, req.WithContext(ctx))
+	handle(w, req)
 }
 
 var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
@@ -212,9 +198,8 @@ func (s *Server) verb(info *request.RequestInfo, t *target) (http.HandlerFunc, e
 		admit = noCreation{admit}
 	}
 	v, gr := t.version, schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
-	named := info.Name != ""
 	switch {
-	case named && info.Verb == "create", !named && (info.Verb == "update" || info.Verb == "patch"):
+	case info.Name != "" && info.Verb == "create":
 	case info.Subresource == "":
 		if handle := s.mainVerb(info.Verb, v, admit); handle != nil {
 			return handle, nil

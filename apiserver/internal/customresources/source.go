@@ -169,6 +169,10 @@ func (f *Following) Run(ctx context.Context, changed func()) error {
 		case err != nil:
 			return err
 		case len(events) > 0:
+			// Watches that end because of a change are to tell what came before it.
+			if err := f.store.Applied(ctx, events[len(events)-1].Rev); err != nil {
+				return nil // the context has ended
+			}
 			changed()
 		}
 		select {

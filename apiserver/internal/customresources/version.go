@@ -117,7 +117,7 @@ func (r *resource) options(wanted schema.GroupVersion, opened *storage.Interface
 			EnableGarbageCollection: true, DeleteCollectionWorkers: deleteWorkers, ResourcePrefix: prefix,
 			Decorator: func(_ *storagebackend.ConfigForResource, _ string, _ func(runtime.Object) (string, error),
 				newFunc, newList func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-				st, err := r.cfg.Open(Storage{Resource: gr, Prefix: prefix, Codec: codec, NewFunc: newFunc, NewList: newList})
+				st, err := r.cfg.Open(Storage{Resource: gr, Prefix: prefix, Codec: codec, NewFunc: newFunc, NewList: newList, Retired: r.retired})
 				*opened = st
 				return st, func() {}, err
 			},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -138,9 +139,31 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 
 // WebhookAuthentication is how webhooks are called: as nobody, but for those that are
 // this server itself.
-func WebhookAuthentication(loopback *rest.Config) webhook.AuthenticationInfoResolverWrapper {
+func WebhookAuthentication(loopback *rest.Config) (webhook.AuthenticationInfoResolverWrapper, error) {
+	inside, err := rest.TransportFor(loopback)
+	if err != nil {
+		return nil, fmt.Errorf("transport to this server: %w", err)
+	}
+	self := rest.CopyConfig(loopback)
+	self.Wrap(func(http.RoundTripper) http.RoundTripper {
+		return loopbackTransport{host: strings.TrimPrefix(loopback.Host, "http://"), inside: inside}
+	})
 	transport := utilnet.SetTransportDefaults(&http.Transport{TLSClientConfig: insecureProxyTLS()})
-	return webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, loopback, nil)
+	return webhook.NewDefaultAuthenticationInfoResolverWrapper(transport, nil, self, nil), nil
+}
+
+// loopbackTransport sends requests to this server, whatever address they are for. Webhooks
+// are called over TLS, which there is none of inside the process.
+type loopbackTransport struct {
+	host   string
+	inside http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t loopbackTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.URL.Scheme, req.URL.Host = "http", t.host
+	return t.inside.RoundTrip(req)
 }
 
 // quotaAndExclusions hands plugins the quota evaluators, and policies the resources

@@ -107,7 +107,7 @@ func Install(c Config) (*API, error) {
 		return nil, fmt.Errorf("types for server-side apply: %w", err)
 	}
 	api := &API{Types: types}
-	equivalent := runtime.NewEquivalentResourceRegistry()
+	equivalent := runtime.NewEquivalentResourceRegistryWithIdentity(func(gr schema.GroupResource) string { return StoredAs(gr).String() })
 	for _, gv := range groupOrder {
 		v, err := c.install(gv, all, types, equivalent)
 		if err != nil {

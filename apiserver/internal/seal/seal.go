@@ -143,7 +143,7 @@ func (o *outside) hide() error {
 func (s *Sealer) Open(key string, object []byte) (plain []byte, stale bool, err error) {
 	var o outside
 	if err := json.Unmarshal(object, &o); err != nil {
-		return nil, false, fmt.Errorf("object at %s: %w", key, err)
+		return nil, false, fmt.Errorf("object at %s: %w: %w", key, ErrTampered, err)
 	}
 	if o.Sealed == "" {
 		return object, true, nil

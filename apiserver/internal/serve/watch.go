@@ -117,6 +117,7 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 		defer timer.Stop()
 		due = timer.C
 	}
+	ended, retired := false, s.p.stored.Retired
 	for {
 		events, seen, more, err := cursor.Poll(pollLimit)
 		if errors.Is(err, view.ErrEnd) {
@@ -129,6 +130,9 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 			return err
 		}
 		s.seen = max(s.seen, seen)
+		if ended && len(events) < pollLimit {
+			return nil // the client comes back and finds the resource as it is now
+		}
 		select {
 		case <-more:
 		case <-due:
@@ -141,8 +145,8 @@ func (s *stream) follow(ctx context.Context, cursor view.Follower) error {
 			if err := s.bookmark(false); err != nil {
 				return err
 			}
-		case <-s.p.stored.Retired:
-			return nil // the client comes back and finds the resource as it is now
+		case <-retired: // what came before is told: a definition's objects go before it does
+			ended, retired = true, nil
 		case <-ctx.Done():
 			return nil
 		}

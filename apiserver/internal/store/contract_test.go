@@ -2,13 +2,17 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/api/apitesting"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,6 +27,7 @@ import (
 
 	"github.com/rutter-project/rutter/apiserver/etcd"
 	"github.com/rutter-project/rutter/apiserver/internal/feed"
+	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -69,7 +74,7 @@ func newFixture(t *testing.T) (context.Context, *fixture) {
 	if err := f.WaitFor(ctx, 1); err != nil {
 		t.Fatalf("first snapshot: %v", err)
 	}
-	fx := &fixture{client: client}
+	fx := &fixture{client: client, transformer: intact}
 	fx.Store, err = New(Config{
 		Client: client, View: v, Codec: codec,
 		Resource: schema.GroupResource{Resource: "pods"},
@@ -88,28 +93,48 @@ func newFixture(t *testing.T) (context.Context, *fixture) {
 }
 
 // Seal and Open let the suite put a transformer between the store and etcd.
-func (f *fixture) Seal(_ string, object []byte) ([]byte, error) {
-	if f.transformer == nil {
-		return object, nil
-	}
-	return f.transformer.TransformToStorage(context.Background(), object, value.DefaultContext{})
+func (f *fixture) Seal(key string, object []byte) ([]byte, error) {
+	return f.transformer.TransformToStorage(context.Background(), object, value.DefaultContext(key))
 }
 
-func (f *fixture) Open(_ string, object []byte) ([]byte, bool, error) {
-	if f.transformer == nil {
-		return object, false, nil
+func (f *fixture) Open(key string, object []byte) ([]byte, bool, error) {
+	return f.transformer.TransformFromStorage(context.Background(), object, value.DefaultContext(key))
+}
+
+// intact is how objects are stored.
+var intact = storagetesting.NewPrefixTransformer([]byte("intact!"), false)
+
+// errDamaged is how a sealer says that an object will never open.
+var errDamaged = fmt.Errorf("bits flipped: %w", seal.ErrTampered)
+
+// damaged opens nothing.
+type damaged struct{ value.Transformer }
+
+func (damaged) TransformFromStorage(context.Context, []byte, value.Context) ([]byte, bool, error) {
+	return nil, false, errDamaged
+}
+
+// damage makes all objects unreadable, or readable again.
+func (f *fixture) damage(broken bool) {
+	f.transformer = intact
+	if broken {
+		f.transformer = damaged{intact}
 	}
-	return f.transformer.TransformFromStorage(context.Background(), object, value.DefaultContext{})
+}
+
+// UpdateTransformer lets the suite damage objects. The view is read anew, because what it
+// has decoded before stays readable.
+func (f *fixture) UpdateTransformer(modify storagetesting.TransformerModifier) func() {
+	was := f.transformer
+	f.transformer = modify(was)
+	f.reread(context.Background())
+	return func() { f.transformer = was }
 }
 
 func (f *fixture) UpdatePrefixTransformer(modify storagetesting.PrefixTransformerModifier) func() {
 	was := f.transformer
-	next := storagetesting.NewPrefixTransformer(nil, false)
-	if last, ok := was.(*storagetesting.PrefixTransformer); ok {
-		copied := *last
-		next = &copied
-	}
-	f.transformer = modify(next)
+	next := *was.(*storagetesting.PrefixTransformer)
+	f.transformer = modify(&next)
 	return func() { f.transformer = was }
 }
 
@@ -139,7 +164,15 @@ func (f *fixture) Get(ctx context.Context, key string, opts storage.GetOptions, 
 }
 
 func (f *fixture) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
-	return f.Store.GetList(ctx, abs(key), opts, list)
+	err := f.Store.GetList(ctx, abs(key), opts, list)
+	var status *apierrors.StatusError
+	if errors.As(err, &status) && status.ErrStatus.Details != nil {
+		causes := status.ErrStatus.Details.Causes
+		for i := range causes {
+			causes[i].Field = strings.TrimPrefix(causes[i].Field, root)
+		}
+	}
+	return err
 }
 
 func (f *fixture) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
@@ -173,12 +206,17 @@ func (f *fixture) compact(ctx context.Context, t *testing.T, resourceVersion str
 // while one runs, its log still holds what etcd has compacted.
 func (f *fixture) restart(ctx context.Context, t *testing.T, resourceVersion string) {
 	f.compact(ctx, t, resourceVersion)
-	rev, entries, _, err := feed.ReadState(ctx, f.client, 0, 100)
-	if err != nil {
-		t.Fatal(err)
+	f.reread(ctx)
+}
+
+// reread lets the view begin anew with what etcd holds.
+func (f *fixture) reread(ctx context.Context) {
+	rev, entries, _, err := feed.ReadState(ctx, f.client, 0, 1000)
+	if err == nil {
+		err = f.cfg.View.Reset(rev, entries)
 	}
-	if err := f.cfg.View.Reset(rev, entries); err != nil {
-		t.Fatal(err)
+	if err != nil {
+		panic(err) // the suite's hooks take no error
 	}
 }
 
@@ -276,7 +314,21 @@ func TestStorageContract(t *testing.T) {
 		},
 		"CompactRevision":      without("a compaction revision", "readers of old revisions ask etcd, which knows"),
 		"KeySchema":            without("keys relative to a prefix", "stores take whole etcd keys; TestKeysOfOtherResourcesAreRefused has the rules"),
-		"ErrorAggregation":     without("lists that go on over objects that don't open", "AllowUnsafeMalformedObjectDeletion is alpha"),
+		"ListWithUnreadable": func(ctx context.Context, t *testing.T, f *fixture) {
+			storagetesting.RunTestGetListWithErrorAggregation(ctx, t, f, errDamaged)
+		},
+		"WatchWithUnsafeDelete": func(ctx context.Context, t *testing.T, f *fixture) {
+			storagetesting.RunTestWatchWithUnsafeDelete(ctx, t, f, errDamaged)
+		},
+		"UnsafeDelete": func(ctx context.Context, t *testing.T, f *fixture) {
+			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, f, f.damage)
+		},
+		"UnsafeDeleteOfReadable": func(ctx context.Context, t *testing.T, f *fixture) {
+			storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, f)
+		},
+		"UnsafeDeleteOfReadableAgain": func(ctx context.Context, t *testing.T, f *fixture) {
+			storagetesting.RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError(ctx, t, f, f.damage)
+		},
 		"Watch":                plain(storagetesting.RunTestWatch),
 		"ClusterScopedWatch":   plain(storagetesting.RunTestClusterScopedWatch),
 		"NamespaceScopedWatch": plain(storagetesting.RunTestNamespaceScopedWatch),
@@ -309,6 +361,23 @@ func TestKeysOfOtherResourcesAreRefused(t *testing.T) {
 		if err := f.Get(ctx, key, storage.GetOptions{}, &example.Pod{}); err == nil {
 			t.Errorf("Get at %q was accepted", key)
 		}
+	}
+}
+
+// TestUpdateThatChangesNothingIsTriedOnce: what it calls for each try may cost much.
+func TestUpdateThatChangesNothingIsTriedOnce(t *testing.T) {
+	ctx, f := newFixture(t)
+	pod := &example.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p"}}
+	if err := f.Create(ctx, "/pods/n/p", pod, &example.Pod{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	err := f.GuaranteedUpdate(ctx, "/pods/n/p", &example.Pod{}, false, nil, storage.SimpleUpdate(func(obj runtime.Object) (runtime.Object, error) {
+		tries++
+		return obj, nil
+	}), nil)
+	if err != nil || tries != 1 {
+		t.Errorf("%d tries, %v", tries, err)
 	}
 }
 

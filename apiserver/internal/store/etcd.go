@@ -92,9 +92,9 @@ func (s *Store) stateOf(key string, kv *mvccpb.KeyValue, ignoreNotFound bool) (s
 	if err != nil {
 		return state{}, storage.NewInternalError(fmt.Errorf("stored value of %s: %w", key, err))
 	}
-	object, stale, err := s.open(key, sealed)
+	object, stale, err := s.open(key, sealed, kv.ModRevision)
 	if err != nil {
-		return state{}, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
+		return state{}, err
 	}
 	obj, err := s.decode(object, kv.ModRevision)
 	if err != nil {

@@ -24,6 +24,9 @@ func (s *Store) Fresh(ctx context.Context, resourceVersion string) (*view.Table,
 	return s.tableOf(ctx), s.waitForList(ctx, storage.ListOptions{ResourceVersion: resourceVersion})
 }
 
+// Applied waits until the view has what was committed up to rev, of all resources.
+func (s *Store) Applied(ctx context.Context, rev int64) error { return s.cfg.View.WaitFor(ctx, rev) }
+
 // Table is the view's table as it is.
 func (s *Store) Table() *view.Table { return s.table }
 
@@ -40,7 +43,7 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 		if len(resp.Kvs) == 0 {
 			return nil, storage.NewKeyNotFoundError(key, 0)
 		}
-		object, err := s.objectOf(key, resp.Kvs[0].Value)
+		object, err := s.objectOf(key, resp.Kvs[0])
 		return &view.Item{Key: key, Rev: resp.Kvs[0].ModRevision, Object: object}, err
 	}
 	rev, err := s.versioner.ParseResourceVersion(resourceVersion)
@@ -59,7 +62,8 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 
 // Object is what the view holds, decoded. It is shared and must not be changed.
 func (s *Store) Object(i *view.Item) (runtime.Object, error) {
-	return i.Decoded(s, s.decoder(i.Key))
+	obj, err := i.Decoded(s, s.decoder(i.Key))
+	return obj, named(i.Key, err)
 }
 
 // NewObject is an empty object of the kind that is stored.

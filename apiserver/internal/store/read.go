@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -60,11 +61,11 @@ func (s *Store) getLatest(ctx context.Context, key string, opts storage.GetOptio
 	if len(resp.Kvs) == 0 {
 		return s.notFound(key, opts, out)
 	}
-	object, err := s.objectOf(key, resp.Kvs[0].Value)
-	if err != nil {
-		return err
+	object, err := s.objectOf(key, resp.Kvs[0])
+	if err == nil {
+		err = s.decodeInto(object, out, resp.Kvs[0].ModRevision)
 	}
-	return s.decodeInto(object, out, resp.Kvs[0].ModRevision)
+	return named(key, err)
 }
 
 func (s *Store) notFound(key string, opts storage.GetOptions, out runtime.Object) error {
@@ -125,11 +126,12 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 		return fmt.Errorf("list of %s: items are no slice: %w", s.cfg.Resource, err)
 	}
 	var objects []runtime.Object
+	var unread gaps
 	selector, whole := s.selector(opts.Predicate)
 	page, err := s.walk(ctx, key, opts, selector, func(i *view.Item) (bool, error) {
 		obj, err := s.Object(i)
 		if err != nil {
-			return false, err
+			return false, unread.note(err)
 		}
 		if !whole {
 			if ok, err := opts.Predicate.Matches(obj); err != nil || !ok {
@@ -139,12 +141,12 @@ func (s *Store) GetList(ctx context.Context, key string, opts storage.ListOption
 		objects = append(objects, obj)
 		return true, nil
 	})
-	if err != nil {
-		return err
-	}
 	items.Set(reflect.MakeSlice(items.Type(), len(objects), len(objects)))
 	for i, obj := range objects {
 		items.Index(i).Set(reflect.ValueOf(obj).Elem())
+	}
+	if err := unread.failure(s.cfg.Resource, err); err != nil {
+		return err
 	}
 	return s.versioner.UpdateList(list, uint64(page.Rev), page.Continue, page.Remaining)
 }
@@ -196,24 +198,21 @@ func (s *Store) listError(err error, prefix, from string, rev int64, continued b
 	return status
 }
 
-func (s *Store) objectOf(key string, value []byte) ([]byte, error) {
-	sealed, err := schemas.ObjectOf(value)
+func (s *Store) objectOf(key string, kv *mvccpb.KeyValue) ([]byte, error) {
+	sealed, err := schemas.ObjectOf(kv.Value)
 	if err != nil {
 		return nil, storage.NewInternalError(fmt.Errorf("stored value of %s: %w", key, err))
 	}
-	object, _, err := s.open(key, sealed)
-	if err != nil {
-		return nil, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
-	}
-	return object, nil
+	object, _, err := s.open(key, sealed, kv.ModRevision)
+	return object, err
 }
 
 // decoder turns what the view holds at key into an object.
 func (s *Store) decoder(key string) func([]byte, int64) (runtime.Object, error) {
 	return func(sealed []byte, rev int64) (runtime.Object, error) {
-		object, _, err := s.open(key, sealed)
+		object, _, err := s.open(key, sealed, rev)
 		if err != nil {
-			return nil, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
+			return nil, err
 		}
 		return s.decode(object, rev)
 	}

@@ -14,12 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
 
+	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/schemas"
 )
 
 // Sealer hides the values of a resource before etcd and the stream see them.
-// Seal and Open are inverse for one key; Open refuses bytes sealed for another.
+// Seal and Open are inverse for one key; Open refuses bytes sealed for another with
+// seal.ErrTampered.
 type Sealer interface {
 	Seal(key string, object []byte) ([]byte, error)
 	// stale tells that the object should be sealed anew, with the present key, when
@@ -27,7 +29,8 @@ type Sealer interface {
 	Open(key string, object []byte) (plain []byte, stale bool, err error)
 }
 
-// Config is what one resource's store is made of. All fields but Sealer are required.
+// Config is what one resource's store is made of. All fields but Sealer,
+// Shape and Retired are required.
 type Config struct {
 	Client   *clientv3.Client
 	View     *view.View
@@ -47,6 +50,8 @@ type Config struct {
 	// Shape is what selectors find in stored objects; nil if that takes decoding, because
 	// they may be other objects in the version that the codec decodes to.
 	Shape *view.Shape
+	// Retired, if not nil, is closed when watches are to end.
+	Retired <-chan struct{}
 }
 
 // Store implements storage.Interface for one resource. It is safe for concurrent use.
@@ -108,7 +113,7 @@ func (s *Store) Create(ctx context.Context, key string, obj, out runtime.Object,
 
 // Delete implements storage.Interface. The delete and its header are one transaction.
 func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions,
-	validate storage.ValidateObjectFunc, cached runtime.Object, _ storage.DeleteOptions) error {
+	validate storage.ValidateObjectFunc, cached runtime.Object, opts storage.DeleteOptions) error {
 	if view.PastOf(ctx) != nil {
 		return errPast
 	}
@@ -117,6 +122,9 @@ func (s *Store) Delete(ctx context.Context, key string, out runtime.Object, prec
 	}
 	if err := s.checkKey(key); err != nil {
 		return err
+	}
+	if opts.ExpectTransformOrDecodeError {
+		return s.removeUnreadable(ctx, key, validate)
 	}
 	st, err := s.initialState(ctx, key, cached, false)
 	if err != nil {
@@ -180,13 +188,13 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.O
 			continue
 		}
 		if st.rev != 0 && !st.stale && bytes.Equal(object, st.object) {
-			if st.current {
-				return s.decodeInto(st.object, dest, st.rev)
-			}
-			if st, err = s.read(ctx, key, ignoreNotFound); err != nil {
+			if st, err = s.unchanged(ctx, key, st, ignoreNotFound); err != nil {
 				return err
 			}
-			continue
+			if st.stale || !bytes.Equal(object, st.object) {
+				continue
+			}
+			return s.decodeInto(st.object, dest, st.rev)
 		}
 		rev, kv, err := s.put(ctx, key, object, st.rev, ttl)
 		if errors.Is(err, errConflict) {
@@ -200,6 +208,15 @@ func (s *Store) GuaranteedUpdate(ctx context.Context, key string, dest runtime.O
 		}
 		return s.decodeInto(object, dest, rev)
 	}
+}
+
+// unchanged returns what etcd holds, for an update that changes nothing of a state that may
+// be old: if it was not, admission need not run again.
+func (s *Store) unchanged(ctx context.Context, key string, st state, ignoreNotFound bool) (state, error) {
+	if st.current {
+		return st, nil
+	}
+	return s.read(ctx, key, ignoreNotFound)
 }
 
 // change runs the caller's update on a private copy and encodes the result.
@@ -244,7 +261,7 @@ func (s *Store) initialState(ctx context.Context, key string, cached runtime.Obj
 		return s.stateFromObject(cached)
 	}
 	if item, ok := s.table.Get(key); ok {
-		object, stale, err := s.open(key, item.Object)
+		object, stale, err := s.open(key, item.Object, item.Rev)
 		if err == nil {
 			obj, err := item.Decoded(s, s.decoder(key)) // shared with readers: change works on a copy
 			if err == nil {
@@ -295,7 +312,7 @@ func (s *Store) decodeInto(object []byte, out runtime.Object, rev int64) error {
 func decodeNew(codec runtime.Codec, versioner storage.Versioner, object []byte, into runtime.Object, rev int64) (runtime.Object, error) {
 	got, _, err := codec.Decode(object, nil, into)
 	if err != nil {
-		return nil, storage.NewInternalError(fmt.Errorf("decode stored object: %w", err))
+		return nil, &unreadable{notDecoded, rev, err}
 	}
 	if got != into {
 		dst, err := conversion.EnforcePtr(into)
@@ -326,9 +343,18 @@ func (s *Store) seal(key string, object []byte) ([]byte, error) {
 	return s.cfg.Sealer.Seal(key, object)
 }
 
-func (s *Store) open(key string, object []byte) (plain []byte, stale bool, err error) {
+// open tells an object that will never open from a sealer that can't work now.
+func (s *Store) open(key string, object []byte, rev int64) (plain []byte, stale bool, err error) {
 	if s.cfg.Sealer == nil {
 		return object, false, nil
 	}
-	return s.cfg.Sealer.Open(key, object)
+	plain, stale, err = s.cfg.Sealer.Open(key, object)
+	switch {
+	case err == nil:
+		return plain, stale, nil
+	case errors.Is(err, seal.ErrTampered):
+		return nil, false, &unreadable{notOpened, rev, err}
+	default:
+		return nil, false, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
+	}
 }

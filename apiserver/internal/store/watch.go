@@ -124,6 +124,7 @@ func (w *watcher) start(ctx context.Context, rev int64) (view.Follower, func(), 
 func (w *watcher) follow(ctx context.Context, cursor view.Follower) error {
 	bookmark, stop := w.bookmarks(ctx)
 	defer stop()
+	ended, retired := false, w.store.cfg.Retired
 	for {
 		events, seen, more, err := cursor.Poll(watchBatch)
 		if errors.Is(err, view.ErrEnd) {
@@ -137,12 +138,17 @@ func (w *watcher) follow(ctx context.Context, cursor view.Follower) error {
 				continue
 			}
 			if err := w.sendEvent(ctx, &events[i]); err != nil {
-				return err
+				return lastWords(&events[i], err)
 			}
 		}
 		w.seen = max(w.seen, seen)
+		if ended && len(events) < watchBatch {
+			return nil
+		}
 		select {
 		case <-more:
+		case <-retired: // what came before is sent
+			ended, retired = true, nil
 		case <-bookmark:
 			rev := w.store.Newest(ctx)
 			if cursor.Behind() {
