@@ -173,6 +173,8 @@ func customs() []request {
 		post("cr create strict", fish+"?fieldValidation=Strict", body("whale", "weight: 1, teeth: 2")),
 		post("cr create warn", fish+"?fieldValidation=Warn", body("tuna", "weight: 1, teeth: 2, color: red")),
 		post("cr create again", fish, body("shark", "weight: 50")),
+		put("cr update unnamed", fish, body("shark", "weight: 50")),
+		patch("cr patch unnamed", mergePatch, fish, "{}"),
 		post("cr create wrong kind", fish, configMap("x", "")),
 		post("cr create wrong version", fish, strings.Replace(body("x", "weight: 1"), "/v1", "/v2", 1)),
 		send("POST", "cr create yaml", fish, raw(asYAML, body("cod", "weight: 2"))),

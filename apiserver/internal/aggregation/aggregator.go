@@ -27,6 +27,9 @@ import (
 const (
 	// registrars and checkers are how many APIServices are written or checked at a time.
 	registrars, checkers = 2, 3
+	// resync must not be 0: it lets those who follow APIServices ask to see them again, as
+	// who checks every half minute whether servers still answer.
+	resync = 5 * time.Minute
 	// refresh is how often discovery of aggregated servers is read again: what they serve
 	// may change without a sign. While one does not answer it is asked sooner.
 	refresh     = time.Minute
@@ -73,7 +76,7 @@ func New(c Config) (*Aggregator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of APIServices: %w", err)
 	}
-	factory := externalversions.NewSharedInformerFactory(client, 0)
+	factory := externalversions.NewSharedInformerFactory(client, resync)
 	services := factory.Apiregistration().V1().APIServices()
 	a := &Aggregator{
 		backends:  &backends{services: services.Lister(), resolver: c.Resolver, identity: c.Identity, open: map[types.UID]*backend{}},

@@ -33,8 +33,8 @@ import (
 // resources are the storages of one group version by "resource" or "resource/subresource".
 type resources map[string]rest.Storage
 
-// groupOrder is the order of groups in discovery, most used first; it decides what a
-// short name means when two groups know it.
+// groupOrder are the versions served, in the order of their priorities in discovery, which
+// decide what a short name means when two groups know it.
 var groupOrder = []schema.GroupVersion{
 	core.SchemeGroupVersion,
 	apiregistration.SchemeGroupVersion,

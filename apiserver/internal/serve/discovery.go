@@ -40,12 +40,9 @@ type catalogue struct {
 	version        map[string]http.Handler // by path: apis/example.com/v1
 }
 
-const (
-	// groupPriority spaces the built-in groups so that others can be put between them.
-	groupPriority = 100
-	// builtInPriority is above which all built-in groups are.
-	builtInPriority = 20000
-)
+// foremost is the place of the group that says what the places of others are: no APIService
+// can be put before it.
+var foremost = kinds.Priority{Group: 20001}
 
 func newDiscoverer(api *kinds.API, custom Custom, address string) *discoverer {
 	return &discoverer{api: api, custom: custom, addresses: discovery.DefaultAddresses{DefaultAddress: address}}
@@ -100,10 +97,13 @@ func (d *discoverer) build() *catalogue {
 		group:   map[string]http.Handler{},
 		version: map[string]http.Handler{},
 	}
-	builtIn := map[schema.GroupVersion]bool{}
-	for i, v := range d.api.Versions {
-		priority := builtInPriority + (len(d.api.Versions)-i)*groupPriority
-		s.add(Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, GroupPriority: priority, VersionPriority: priority})
+	builtIn, priorities := map[schema.GroupVersion]bool{}, kinds.Priorities()
+	for _, v := range d.api.Versions {
+		p, ok := priorities[v.GroupVersion]
+		if !ok {
+			p = foremost
+		}
+		s.add(Announced{GroupVersion: v.GroupVersion, Resources: v.Resources, GroupPriority: int(p.Group), VersionPriority: int(p.Version)})
 		builtIn[v.GroupVersion] = true
 	}
 	for _, v := range d.custom.Discovery() {

@@ -312,8 +312,8 @@ func TestStorageContract(t *testing.T) {
 		"TransformationFailure": func(ctx context.Context, t *testing.T, f *fixture) {
 			storagetesting.RunTestTransformationFailure(ctx, t, f)
 		},
-		"CompactRevision":      without("a compaction revision", "readers of old revisions ask etcd, which knows"),
-		"KeySchema":            without("keys relative to a prefix", "stores take whole etcd keys; TestKeysOfOtherResourcesAreRefused has the rules"),
+		"CompactRevision": without("a compaction revision", "readers of old revisions ask etcd, which knows"),
+		"KeySchema":       without("keys relative to a prefix", "stores take whole etcd keys; TestKeysOfOtherResourcesAreRefused has the rules"),
 		"ListWithUnreadable": func(ctx context.Context, t *testing.T, f *fixture) {
 			storagetesting.RunTestGetListWithErrorAggregation(ctx, t, f, errDamaged)
 		},
