@@ -30,10 +30,7 @@ type TapOptions struct {
 // because the stream no longer keeps them, fn gets an event of type GAP. fn may
 // take its time: that holds up nobody else.
 func (c *Client) Tap(ctx context.Context, opts TapOptions, fn func(schemas.Event) error) error {
-	filters := []string{schemas.AllObjects}
-	if opts.Filter != "" && opts.Filter != schemas.AllObjects {
-		filters = []string{opts.Filter, schemas.ResyncSubject} // gaps are told whatever the filter
-	}
+	filters := c.tapFilters(opts.Filter)
 	start := scan{stream: StreamArchive, follow: true, fresh: true}
 	switch {
 	case opts.SinceRev > 0:
@@ -51,9 +48,11 @@ func (c *Client) Tap(ctx context.Context, opts TapOptions, fn func(schemas.Event
 	defer tails.Wait()
 	defer cancel()
 	var begun atomic.Int32
-	follow := func(filter string) {
+	follow := func(subjects []string) {
 		s := start
-		s.filter = filter
+		if s.filter = subjects[0]; len(subjects) > 1 {
+			s.filter, s.filters = "", subjects
+		}
 		s.ready = sync.OnceFunc(func() {
 			if int(begun.Add(1)) == len(filters) && opts.Ready != nil {
 				opts.Ready()
@@ -65,6 +64,20 @@ func (c *Client) Tap(ctx context.Context, opts TapOptions, fn func(schemas.Event
 		follow(filter)
 	}
 	return deliver(ctx, events, failed, fn)
+}
+
+// tapFilters are the consumers that a tap needs, by what each filters for. Gaps are told
+// whatever the filter, in their place among the changes; clients of the account EDGE may
+// ask for one subject at a time, so that theirs come when they come.
+func (c *Client) tapFilters(filter string) [][]string {
+	switch {
+	case filter == "" || filter == schemas.AllObjects:
+		return [][]string{{schemas.AllObjects}}
+	case c.cfg.edge():
+		return [][]string{{filter}, {schemas.ResyncSubject}}
+	default:
+		return [][]string{{filter, schemas.ResyncSubject}}
+	}
 }
 
 // deliver calls fn from one goroutine for what the tails find.

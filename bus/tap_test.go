@@ -106,6 +106,27 @@ func TestTapTellsGapsWhateverTheFilter(t *testing.T) {
 	require.EqualValues(t, 120, e.PrevRev)
 }
 
+func TestTapTellsGapsInTheirPlace(t *testing.T) {
+	b := startBus(t)
+	first := b.send(t, schemas.Added, pod("a"), 1)
+	for range 20 {
+		gap := schemas.Event{Rev: b.rev + 10, Cnt: 1, Type: schemas.Gap, PrevRev: b.rev, Resync: b.rev + 10, Epoch: b.epoch, Object: []byte(`{"reason":"x"}`)}
+		b.rev += 10
+		require.NoError(t, b.window.Publish(t.Context(), schemas.ResyncSubject, gap, 0))
+		b.send(t, schemas.Modified, schemas.Key{Resource: "nodes", Name: "n"}, 1)
+		b.send(t, schemas.Modified, pod("a"), 2)
+	}
+	b.flush(t)
+	b.settle(t, StreamArchive)
+	events := tapping(t, b.Client, TapOptions{Filter: schemas.SubjectPrefix("", "pods", ""), SinceRev: first})
+	require.Equal(t, first, next(t, events).Rev)
+	for range 20 {
+		gap := next(t, events)
+		require.Equal(t, schemas.Gap, gap.Type)
+		require.Equal(t, gap.Rev+2, next(t, events).Rev)
+	}
+}
+
 func TestTapNamesWhatTheStreamNoLongerKeeps(t *testing.T) {
 	b := startBus(t)
 	first := b.send(t, schemas.Added, pod("a"), 1)

@@ -51,6 +51,10 @@ type Report struct {
 	StateMissing int `json:"stateMissing"`
 	StateStale   int `json:"stateStale"`
 	StateExtra   int `json:"stateExtra"`
+	// Archive is ARCHIVE beside HISTORY, Packs is PACKS beside ARCHIVE, each over what both
+	// hold: the past is read from these.
+	Archive Copy `json:"archive"`
+	Packs   Copy `json:"packs"`
 	// Examples name the first few findings.
 	Examples []string `json:"examples,omitempty"`
 }
@@ -61,7 +65,7 @@ const maxExamples = 20
 // OK reports that nothing is wrong. Gaps that are named are not wrong.
 func (r *Report) OK() bool {
 	return r.Missing == 0 && r.Doubled == 0 && r.Unordered == 0 && r.Different == 0 && r.Unknown == 0 &&
-		r.StateMissing == 0 && r.StateStale == 0 && r.StateExtra == 0
+		r.StateMissing == 0 && r.StateStale == 0 && r.StateExtra == 0 && r.Archive.ok() && r.Packs.ok()
 }
 
 func (r *Report) found(counter *int, format string, args ...any) {
@@ -95,12 +99,12 @@ func fingerprintOf(seed maphash.Seed, e schemas.Event) fingerprint {
 // verifyPatience is how long Verify waits for a relay that lags.
 const verifyPatience = 30 * time.Second
 
-// Verify compares HISTORY with etcd over all revisions that both still hold, and
-// STATE with etcd's objects. It gives the relay half a minute to pass the revision
+// Verify compares HISTORY with etcd over all revisions that both still hold, STATE with
+// etcd's objects, and the copies of HISTORY that the past is read from with it. It gives the relay half a minute to pass the revision
 // that etcd has when it is called; after that, what is not there is missing.
 //
 // It reads both sides at once and remembers no more than maxLate of what one side has and
-// the other has not yet, and a few words for every object.
+// the other has not yet, a few words for every object, and one pack.
 func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	oldest, newest, err := truth.Bounds(ctx)
 	if err != nil {
@@ -129,6 +133,12 @@ func (c *Client) Verify(ctx context.Context, truth Truth) (*Report, error) {
 	}
 	v.finish(v.trimmed || head.Trimmed)
 	if err := c.verifyState(ctx, v, truth); err != nil {
+		return nil, err
+	}
+	if err := c.verifyArchive(ctx, v.report); err != nil {
+		return nil, err
+	}
+	if err := c.verifyPacks(ctx, v.report); err != nil {
 		return nil, err
 	}
 	return v.report, nil

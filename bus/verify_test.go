@@ -114,7 +114,8 @@ func TestVerifyFindsEveryKindOfFault(t *testing.T) {
 			faults := tc.want
 			faults.Changes = 0
 			require.Equal(t, reflect.DeepEqual(faults, Report{}), report.OK(), "%+v", report)
-			report.From, report.To, report.Objects, report.Gaps, report.Examples = 0, 0, 0, nil, nil
+			require.True(t, report.Archive.ok() && report.Packs.ok(), "copies of it have the same faults: %+v", report)
+			report.From, report.To, report.Objects, report.Gaps, report.Examples, report.Archive = 0, 0, 0, nil, nil, Copy{}
 			require.Equal(t, tc.want, *report)
 		})
 	}

@@ -18,7 +18,9 @@ func newVerify(cfg *standalone.Config) *cobra.Command {
 		Use:   "verify",
 		Short: "Compare the event stream with etcd",
 		Long: `Verify compares the event stream with etcd's own history, change for change, over what
-both still hold, and the stream's state with etcd's objects.
+both still hold, and the stream's state with etcd's objects. Then it compares what the
+past is read from: the archive with the stream, over what both hold, and the packed copy
+of the archive with the archive.
 
 Exit code 0: nothing is missing, doubled, out of order or different. 1: something is.
 2: it could not be checked.`,
@@ -66,6 +68,12 @@ func writeReport(w io.Writer, form string, r *bus.Report) error {
 	}
 	_, err := fmt.Fprintf(w, "Revisions %d to %d: %d changes in etcd.\n%d missing, %d doubled, %d out of order, %d different, %d unknown.\nState: %d objects in etcd; %d missing, %d stale, %d extra.\n",
 		r.From, r.To, r.Changes, r.Missing, r.Doubled, r.Unordered, r.Different, r.Unknown, r.Objects, r.StateMissing, r.StateStale, r.StateExtra)
+	if err != nil {
+		return err
+	}
+	a, p := r.Archive, r.Packs
+	_, err = fmt.Fprintf(w, "Archive: %d changes compared; %d missing, %d different, %d extra.\nPacks: %d changes compared; %d missing, %d different, %d extra, %d packs damaged.\n",
+		a.Events, a.Missing, a.Different, a.Extra, p.Events, p.Missing, p.Different, p.Extra, p.Damaged)
 	if err != nil {
 		return err
 	}
