@@ -77,22 +77,18 @@ func runOpen(cmd *cobra.Command, f openFlags, file string, command []string) err
 			return fmt.Errorf("--kubeconfig: %w", err)
 		}
 	}
-	text, err := os.ReadFile(file)
+	b, size, err := readBundle(file)
 	if err != nil {
 		return err
 	}
-	b, err := bundle.Read(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
 	if f.check {
-		return writeBundleHeader(cmd.OutOrStdout(), f.output, file, int64(len(text)), b.Header)
+		return writeBundleHeader(cmd.OutOrStdout(), f.output, file, size, b.Header)
 	}
 	local, err := remote.ListenLocal(f.listen)
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", f.listen, err)
 	}
-	header, bytes := b.Header, int64(len(text))
+	header := b.Header
 	handler, err := apiserver.OpenRecording(cmd.Context(), b, local.Address(), silence())
 	if err != nil {
 		return errors.Join(err, local.Close())
@@ -103,7 +99,7 @@ func runOpen(cmd *cobra.Command, f openFlags, file string, command []string) err
 			if len(command) > 0 {
 				return runOpened(ctx, cmd, config, command)
 			}
-			if err := writeBundleHeader(cmd.OutOrStdout(), f.output, file, bytes, header); err != nil {
+			if err := writeBundleHeader(cmd.OutOrStdout(), f.output, file, size, header); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "Serving on %s until interrupted; export KUBECONFIG=%s\n", local.URL(), config)
@@ -111,6 +107,20 @@ func runOpen(cmd *cobra.Command, f openFlags, file string, command []string) err
 			return nil
 		})
 	})
+}
+
+// readBundle reads a file.
+func readBundle(path string) (*bundle.Bundle, int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	b, size, err := bundle.ReadFrom(file)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, size, nil
 }
 
 // silence keeps what upstream's libraries say of a server out of a command's output.

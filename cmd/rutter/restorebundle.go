@@ -19,13 +19,9 @@ import (
 
 // fromBundle makes a bundle the source while fn runs.
 func (r *restorer) fromBundle(cmd *cobra.Command, fn func() error) error {
-	text, err := os.ReadFile(r.bundle)
+	b, _, err := readBundle(r.bundle)
 	if err != nil {
-		return fmt.Errorf("--from-bundle: %w", err)
-	}
-	b, err := bundle.Read(text)
-	if err != nil {
-		return fmt.Errorf("--from-bundle %s: %w", r.bundle, err)
+		return fmt.Errorf("--from-bundle %w", err)
 	}
 	if err := r.knowSource(cmd.Context(), b.Header); err != nil {
 		return err

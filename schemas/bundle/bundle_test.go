@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -62,6 +65,50 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	require.Equal(t, change(12, schemas.Modified, "core/configmaps/shop/a", `{"metadata":{"name":"a"},"data":{"x":"y"}}`), b.Events[1])
 	require.Equal(t, schemas.Gap, b.Events[2].Type)
 	require.JSONEq(t, `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"db","annotations":{"kubernetes.io/service-account.name":"web"}},"type":"Opaque"}`, string(b.State[1].Object))
+}
+
+// endless is a file that never ends, and counts what is read of it.
+type endless struct {
+	begin io.Reader
+	n     int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n, err := e.begin.Read(p)
+	if errors.Is(err, io.EOF) {
+		clear(p)
+		n, err = len(p), nil
+	}
+	e.n += int64(n)
+	return n, err
+}
+
+func TestNoMoreIsReadThanItTakes(t *testing.T) {
+	whole := story(t)
+	b, size, err := ReadFrom(iotest.OneByteReader(bytes.NewReader(whole)))
+	require.NoError(t, err)
+	require.EqualValues(t, len(whole), size)
+	want, err := Read(whole)
+	require.NoError(t, err)
+	require.Equal(t, want, b)
+	for name, tc := range map[string]struct {
+		begin []byte
+		want  string
+	}{
+		"nothing":           {nil, "it does not begin with"},
+		"a header's begin":  {whole[:60], "has no end"},
+		"a whole bundle":    {whole, "follows its end"},
+		"half of a section": {whole[:len(whole)-200], "is altered"},
+	} {
+		file := &endless{begin: bytes.NewReader(tc.begin)}
+		_, _, err := ReadFrom(file)
+		require.ErrorContains(t, err, tc.want, name)
+		require.LessOrEqual(t, file.n, int64(2<<20), name)
+	}
+	_, _, err = ReadFrom(bytes.NewReader(whole[:len(whole)-1]))
+	require.ErrorContains(t, err, "cut off in its last line")
+	_, _, err = ReadFrom(iotest.ErrReader(errors.New("disk broken")))
+	require.EqualError(t, err, "disk broken")
 }
 
 func TestSecretsAreNeverInside(t *testing.T) {

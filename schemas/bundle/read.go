@@ -21,6 +21,8 @@ const (
 	maxHeader  = 1 << 20
 	maxSection = 1 << 30
 	maxWindow  = 64 << 20
+	// maxBegin holds the longest header with what is around it.
+	maxBegin = maxHeader + 1<<10
 )
 
 // Error says what is wrong with a file, and where.
@@ -66,6 +68,35 @@ func Read(file []byte) (*Bundle, error) {
 		return nil, err
 	}
 	return b, b.check()
+}
+
+// ReadFrom is Read of a file that is not in memory yet, and says how long it is. Of what is
+// no bundle, or is longer than its header says, it reads no more than it takes to see that.
+func ReadFrom(file io.Reader) (b *Bundle, size int64, err error) {
+	text, err := io.ReadAll(io.LimitReader(file, maxBegin))
+	if err != nil {
+		return nil, 0, err
+	}
+	r := reader{file: text}
+	if err := r.readHeader(); err != nil {
+		return nil, 0, err
+	}
+	left := r.begin + int64(digestLength) + 1 - int64(len(text)) // one byte tells that something follows
+	for _, s := range r.header.Sections {
+		if s.Bytes < 0 || s.Bytes > maxSection {
+			break // which sections refuses
+		}
+		left += s.Bytes
+	}
+	if left > 0 {
+		rest, err := io.ReadAll(io.LimitReader(file, left))
+		if err != nil {
+			return nil, 0, err
+		}
+		text = append(text, rest...)
+	}
+	b, err = Read(text)
+	return b, int64(len(text)), err
 }
 
 // line takes the next line, with its end.
