@@ -227,6 +227,9 @@ func parseSince(ctx context.Context, cfg standalone.Config, since string, now ti
 	if err != nil {
 		return fmt.Errorf("--since %w", err)
 	}
+	if at.At.After(now) {
+		return fmt.Errorf("--since %q lies in the future", since)
+	}
 	opts.SinceRev, opts.Since = at.Rev, at.At
 	if !at.Mark {
 		return checkCome(ctx, cfg, at.Rev)

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,82 +22,22 @@ func (i Instant) String() string {
 }
 
 // Point is an instant as somebody wrote it, before the log is asked.
-type Point struct {
-	Text string
-	// Rev is set if a revision was named, Mark if a mark was, else At, unless the present
-	// was.
-	Rev  int64
-	Mark string
-	At   time.Time
-}
-
-// Present reports that the point is "now".
-func (p Point) Present() bool { return p.Rev == 0 && p.Mark == "" && p.At.IsZero() }
-
-const (
-	revisionPrefix = "rev-"
-	day            = 24 * time.Hour
-	// maxAgo bounds relative instants, so that they can be computed with.
-	maxAgo = 100 * 365 * day
-)
+type Point = schemas.Instant
 
 // Forms is what an instant may look like, for messages.
 const Forms = "rev-N, an RFC 3339 time such as 2026-01-02T03:04:05Z, now, a time ago such as -5m, or the name of a mark"
 
-// ParsePoint reads an instant: rev-N, RFC 3339, now, a duration ago ("-5m", "-1d12h"), or
-// what may be the name of a mark.
+// ParsePoint reads an instant. What it refuses is an *Error.
 func ParsePoint(text string, now time.Time) (Point, error) {
-	bad := func(why string) (Point, error) {
-		return Point{}, &Error{Kind: Invalid, Instant: text, Reason: why}
+	point, err := schemas.ParseInstant(text, now)
+	switch {
+	case errors.Is(err, schemas.ErrNoInstant):
+		return Point{}, &Error{Kind: Invalid, Instant: text, Reason: "it is none of: " + Forms}
+	case err != nil:
+		return Point{}, &Error{Kind: Invalid, Instant: text, Reason: err.Error()}
+	default:
+		return point, nil
 	}
-	if text == "now" {
-		return Point{Text: text}, nil
-	}
-	if digits, ok := strings.CutPrefix(text, revisionPrefix); ok {
-		rev, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || rev < 1 || digits[0] == '+' {
-			return bad("rev- wants a positive revision number, such as rev-1234")
-		}
-		return Point{Text: text, Rev: rev}, nil
-	}
-	if ago, ok := strings.CutPrefix(text, "-"); ok {
-		d, err := parseAgo(ago)
-		if err != nil {
-			return bad(err.Error())
-		}
-		return Point{Text: text, At: now.Add(-d)}, nil
-	}
-	if schemas.CheckMark(text) == nil {
-		return Point{Text: text, Mark: text}, nil
-	}
-	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text))
-	if err != nil || at.Unix() <= 0 {
-		return bad("it is none of: " + Forms)
-	}
-	return Point{Text: text, At: at.UTC()}, nil
-}
-
-// parseAgo reads a duration, in which days may come first.
-func parseAgo(text string) (time.Duration, error) {
-	var total time.Duration
-	if head, rest, ok := strings.Cut(text, "d"); ok {
-		days, err := strconv.ParseUint(head, 10, 16)
-		if err != nil {
-			return 0, fmt.Errorf("%q is no number of days", head)
-		}
-		total, text = time.Duration(days)*day, rest
-	}
-	if text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-") {
-			return 0, fmt.Errorf("%q is no duration such as 5m, 1h30m or 2d", text)
-		}
-		total += d
-	}
-	if total < 0 || total > maxAgo {
-		return 0, fmt.Errorf("a time ago may be up to %d days", maxAgo/day)
-	}
-	return total, nil
 }
 
 // Span is what a path names: an instant, or the time from one to another at a speed.

@@ -12,48 +12,15 @@ import (
 var testNow = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 
 func TestParsePoint(t *testing.T) {
-	for name, tc := range map[string]struct {
-		text string
-		want Point
-		bad  string
-	}{
-		"revision":            {text: "rev-42", want: Point{Rev: 42}},
-		"revision zero":       {text: "rev-0", bad: "positive revision"},
-		"negative revision":   {text: "rev--4", bad: "positive revision"},
-		"signed revision":     {text: "rev-+4", bad: "positive revision"},
-		"no revision":         {text: "rev-", bad: "positive revision"},
-		"revision too large":  {text: "rev-9223372036854775808", bad: "positive revision"},
-		"now":                 {text: "now", want: Point{}},
-		"time":                {text: "2026-11-25T11:30:00Z", want: Point{At: testNow.Add(-30 * time.Minute)}},
-		"time with fraction":  {text: "2026-11-25T11:59:59.5Z", want: Point{At: testNow.Add(-500 * time.Millisecond)}},
-		"time with zone":      {text: "2026-11-25T13:00:00+02:00", want: Point{At: testNow.Add(-time.Hour)}},
-		"lower case":          {text: "2026-11-25t11:30:00z", want: Point{At: testNow.Add(-30 * time.Minute)}},
-		"ago":                 {text: "-5m", want: Point{At: testNow.Add(-5 * time.Minute)}},
-		"days ago":            {text: "-2d", want: Point{At: testNow.Add(-48 * time.Hour)}},
-		"days and hours ago":  {text: "-1d12h", want: Point{At: testNow.Add(-36 * time.Hour)}},
-		"ahead":               {text: "--5m", bad: "no duration"},
-		"plus":                {text: "-+5m", bad: "no duration"},
-		"centuries ago":       {text: "-65000d", bad: "up to 36500 days"},
-		"hours that overflow": {text: "-60000d2562047h", bad: "up to 36500 days"},
-		"no unit":             {text: "-5", bad: "no duration"},
-		"a date":              {text: "2026-11-25", bad: "none of"},
-		"before time":         {text: "0001-01-01T00:00:00Z", bad: "none of"},
-		"empty":               {text: "", bad: "none of"},
-		"word":                {text: "yesterday", bad: "none of"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := ParsePoint(tc.text, testNow)
-			if tc.bad != "" {
-				var refused *Error
-				require.ErrorAs(t, err, &refused)
-				require.Equal(t, Invalid, refused.Kind)
-				require.ErrorContains(t, err, tc.bad)
-				return
-			}
-			require.NoError(t, err)
-			tc.want.Text = tc.text
-			require.Equal(t, tc.want, got)
-		})
+	got, err := ParsePoint("-5m", testNow)
+	require.NoError(t, err)
+	require.Equal(t, Point{Text: "-5m", At: testNow.Add(-5 * time.Minute)}, got)
+	for text, want := range map[string]string{"rev-0": "positive revision", "-": "no duration", "yesterday": "none of: rev-N"} {
+		_, err := ParsePoint(text, testNow)
+		var refused *Error
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, Invalid, refused.Kind)
+		require.ErrorContains(t, err, want)
 	}
 }
 

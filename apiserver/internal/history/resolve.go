@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/rutter-project/rutter/bus"
@@ -64,7 +63,7 @@ func (h *History) resolve(ctx context.Context, p Point) (Instant, error) {
 		if err != nil {
 			return Instant{}, err
 		}
-		p = Point{Text: revisionPrefix + strconv.FormatInt(rev, 10), Rev: rev}
+		p = Point{Text: schemas.MarkValue(rev), Rev: rev}
 	}
 	held, err := h.holding(ctx)
 	if err != nil {

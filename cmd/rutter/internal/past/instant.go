@@ -1,9 +1,8 @@
 package past
 
 import (
+	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rutter-project/rutter/schemas"
@@ -24,55 +23,21 @@ type Instant struct {
 	Relative bool
 }
 
-const (
-	revPrefix = "rev-"
-	day       = 24 * time.Hour
-)
-
-// ParseInstant reads "-5m" or "5m", "-1d12h", "now", RFC 3339, "rev-N", or what may be a
-// mark.
+// ParseInstant reads what schemas.ParseInstant does, and "5m" as "-5m". Times may lie ahead:
+// the server, whose clock counts, says so.
 func ParseInstant(text string, now time.Time) (Instant, error) {
-	if text == "now" {
-		return Instant{Text: text, Relative: true}, nil
-	}
-	if digits, ok := strings.CutPrefix(text, revPrefix); ok {
-		rev, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || rev < 1 || digits[0] == '+' {
-			return Instant{}, fmt.Errorf("%q: rev- wants a revision, such as rev-1234", text)
+	asked := text
+	if text != "" && text[0] >= '0' && text[0] <= '9' {
+		if _, err := schemas.ParseInstant("-"+text, now); err == nil {
+			asked = "-" + text
 		}
-		return Instant{Text: text, Rev: rev}, nil
 	}
-	if ago, ok := parseAgo(strings.TrimPrefix(text, "-")); ok {
-		return Instant{Text: "-" + strings.TrimPrefix(text, "-"), At: now.Add(-ago), Relative: true}, nil
-	}
-	if schemas.CheckMark(text) == nil {
-		return Instant{Text: text, Mark: true}, nil
-	}
-	at, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
+	found, err := schemas.ParseInstant(asked, now)
+	switch {
+	case errors.Is(err, schemas.ErrNoInstant):
 		return Instant{}, fmt.Errorf("%q is no instant; want %s", text, Forms)
+	case err != nil:
+		return Instant{}, fmt.Errorf("%q: %w", text, err)
 	}
-	if at.After(now) {
-		return Instant{}, fmt.Errorf("%q lies in the future", text)
-	}
-	return Instant{Text: text, At: at}, nil
-}
-
-// parseAgo reads a duration, in which days may come first.
-func parseAgo(text string) (time.Duration, bool) {
-	var total time.Duration
-	if head, rest, ok := strings.Cut(text, "d"); ok {
-		days, err := strconv.ParseUint(head, 10, 15)
-		if err != nil {
-			return 0, false
-		}
-		if total, text = time.Duration(days)*day, rest; text == "" {
-			return total, true
-		}
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 || strings.HasPrefix(text, "+") || total+d < 0 {
-		return 0, false
-	}
-	return total + d, true
+	return Instant{Text: asked, Rev: found.Rev, At: found.At, Mark: found.Mark != "", Relative: asked[0] == '-' || found.Present()}, nil
 }
