@@ -451,6 +451,21 @@ func (p *past) events(t *testing.T, ns string, then, deleted int64) {
 			require.Contains(t, a.apiStatus(t).Message, "where the events asked for end")
 		}
 	}
+	for query, want := range map[string]string{
+		"events?resource=nosuch": `resource "nosuch" is not`, "events?group=nosuch.io": `group "nosuch.io" is not`,
+		"events?group=apps&resource=pods": `resource "pods" of group "apps" is not`, "state?at=now&resource=deploy": `resource "deploy" is not`,
+	} {
+		a := p.send(t, http.MethodGet, "/history/"+query, "")
+		require.Equal(t, http.StatusNotFound, a.status, "%s: %s", query, a.body)
+		require.Contains(t, a.apiStatus(t).Message, want+" served at present, and nothing of it is held")
+	}
+	a = p.send(t, http.MethodGet, "/history/events?resource=configmaps&name=never", "")
+	require.Equal(t, http.StatusOK, a.status, "what is served may have no past: %s", a.body)
+	require.Empty(t, a.body)
+	_, err := p.client.RbacV1().Roles(ns).Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "Reads all * it may"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	a = p.send(t, http.MethodGet, "/history/events?resource=roles&name=Reads+all+*+it+may", "")
+	require.Contains(t, string(a.body), `"name":"Reads all * it may"`)
 	a = p.send(t, http.MethodGet, "/history/events", "", "Last-Event-ID: seven")
 	require.Contains(t, a.apiStatus(t).Message, "Last-Event-ID")
 	p.restricted(t, ns)

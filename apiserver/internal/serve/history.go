@@ -14,12 +14,14 @@ import (
 	"sync"
 	"time"
 
+	apidiscovery "k8s.io/api/apidiscovery/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/schemas"
@@ -201,16 +203,21 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	if err := may.checkNamed(r.Context(), q.Key); err != nil {
 		return err
 	}
+	served := c.serves(q.Key)
+	if !served && q.Follow {
+		warning.AddWarning(r.Context(), "", notServed(q.Key))
+	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	out := newEventStream(w, q, cancel)
 	defer out.close()
-	sent := 0
+	sent, gaps := 0, 0
 	err = c.History.Events(ctx, q.Query, func(e schemas.Event) error {
-		if e.Type != schemas.Gap {
-			if !may.see(ctx, e.Key) {
-				return nil
-			}
+		if e.Type == schemas.Gap {
+			gaps++
+		} else if !may.see(ctx, e.Key) {
+			return nil
+		} else {
 			sent++
 		}
 		if err := out.event(e); err != nil {
@@ -224,6 +231,9 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	if cause := context.Cause(ctx); cause != nil && r.Context().Err() == nil {
 		err = cause
 	}
+	if err == nil && sent+gaps == 0 && !served {
+		err = unknown(q.Key)
+	}
 	if err != nil && out.refuse() {
 		return err
 	}
@@ -231,6 +241,41 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 		out.fail(err)
 	}
 	return nil
+}
+
+// serves tells that what a key names, whose fields may be schemas.AnyToken, is served at
+// present.
+func (c Config) serves(key schemas.Key) bool {
+	has := func(group string, all []apidiscovery.APIResourceDiscovery) bool {
+		return (key.Group == schemas.AnyToken || key.Group == group) && (key.Resource == schemas.AnyToken ||
+			slices.ContainsFunc(all, func(r apidiscovery.APIResourceDiscovery) bool { return r.Resource == key.Resource }))
+	}
+	for _, v := range c.API.Versions {
+		if has(v.Group, v.Resources) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.Custom.Discovery(), func(v Announced) bool { return has(v.Group, v.Resources) })
+}
+
+func notServed(key schemas.Key) string {
+	what := fmt.Sprintf("resource %q", key.Resource)
+	switch {
+	case key.Resource == schemas.AnyToken:
+		what = fmt.Sprintf("group %q", key.Group)
+	case key.Group != schemas.AnyToken:
+		what += fmt.Sprintf(" of group %q", key.Group)
+	}
+	return what + " is not served at present"
+}
+
+// unknown refuses what neither the present nor the past that was asked for knows: it is
+// more likely a slip than an empty answer.
+func unknown(key schemas.Key) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: notServed(key) + ", and nothing of it is held that you may see; resources are named as in discovery, such as deployments of the group apps",
+	}}
 }
 
 // permissions are what a user may watch, or list, today (invariant 9), asked once in a while for

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/rutter-project/rutter/apiserver/internal/history"
@@ -43,12 +44,17 @@ func (c Config) state(w http.ResponseWriter, r *http.Request) error {
 	writeInstant(w, reader)
 	out := newEventStream(w, eventsRequest{}, cancel)
 	defer out.close()
+	sent := 0
 	err = history.Objects(reader.Past, key, func(e schemas.Event) error {
 		if !may.see(ctx, e.Key) {
 			return nil
 		}
+		sent++
 		return out.event(e)
 	})
+	if err == nil && sent == 0 && !c.serves(key) && out.refuse() {
+		return unknown(key)
+	}
 	if err != nil && r.Context().Err() == nil {
 		out.fail(err)
 	}
@@ -58,17 +64,25 @@ func (c Config) state(w http.ResponseWriter, r *http.Request) error {
 // keyParameters read which objects are asked for.
 func keyParameters(query url.Values) (schemas.Key, error) {
 	key := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
-	for name, field := range map[string]*string{"group": &key.Group, "resource": &key.Resource, "namespace": &key.Namespace, "name": &key.Name} {
+	for name, field := range map[string]*string{"group": &key.Group, "resource": &key.Resource, "namespace": &key.Namespace} {
 		value, ok := strings.ToLower(query.Get(name)), query.Has(name)
 		switch {
 		case !ok:
-		case strings.ContainsAny(value, "*/ \x00") || (value == "" && (name == "resource" || name == "name")):
+		case strings.ContainsAny(value, "*/ \x00") || (value == "" && name == "resource"):
 			return schemas.Key{}, badParameter(query, name, "the exact "+name)
 		case name == "group" && value == "core":
 			*field = ""
 		default:
 			*field = value
 		}
+	}
+	if !query.Has("name") {
+		return key, nil
+	}
+	// Names of roles may have upper case, spaces and stars; what no object can have never matches.
+	key.Name = query.Get("name")
+	if key.Name == schemas.AnyToken || len(content.IsPathSegmentName(key.Name)) > 0 || key.Name == "" {
+		return schemas.Key{}, badParameter(query, "name", "the exact name")
 	}
 	return key, nil
 }
