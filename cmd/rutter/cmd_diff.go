@@ -96,6 +96,9 @@ func runDiff(cmd *cobra.Command, f diffFlags, args []string) error {
 	if len(hidden) > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "Left out, since you may not list them: %s\n", strings.Join(slices.Sorted(maps.Keys(hidden)), ", "))
 	}
+	if len(args) == 1 && strings.Contains(args[0], "/") && len(before)+len(after) == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s was there at neither instant.\n", args[0])
+	}
 	changed, err := differences(before, after)
 	if err != nil {
 		return err

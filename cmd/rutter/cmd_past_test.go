@@ -22,7 +22,7 @@ func TestDiff(t *testing.T) {
 		"secret":      {args: []string{"diff", "--from", "rev-6", "--to", "rev-25", "secrets"}, code: exitFound},
 		"new-secret":  {args: []string{"diff", "--from", "rev-5", "--to", "rev-6", "secrets", "-o", "json"}, code: exitFound},
 		"same":        {args: []string{"diff", "--from", "rev-12", "--to", "rev-12"}},
-		"never-there": {args: []string{"diff", "--from", "rev-12", "pod/none"}, stderr: toNowStderr},
+		"never-there": {args: []string{"diff", "--from", "rev-12", "pod/none"}, stderr: toNowStderr + "pod/none was there at neither instant.\n"},
 		"no-from":     {args: []string{"diff"}, code: exitFailed, stderr: "rutter: --from is missing; give " + formsInError + "\n"},
 		"both":        {args: []string{"diff", "--from", "-1m", "-A", "-n", "shop"}, code: exitFailed, stderr: "rutter: --namespace \"shop\" and --all-namespaces exclude each other\n"},
 		"form":        {args: []string{"diff", "--from", "-1m", "-o", "xml"}, code: exitFailed, stderr: "rutter: --output \"xml\": want table, json, yaml, name\n"},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -41,10 +42,14 @@ func main() {
 // run is the whole program but for the process: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(positionalAgo(args))
+	args = positionalAgo(args)
+	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err := checkGroup(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	var child exitCode
 	switch {
 	case err == nil:
@@ -57,6 +62,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "rutter:", err)
 		return exitFailed
 	}
+}
+
+// checkGroup refuses what is no command of a group, such as `rutter history nosuch`, for
+// which cobra would print help and be content.
+func checkGroup(root *cobra.Command, args []string) error {
+	c, rest, err := root.Find(args)
+	if err != nil || c == root || c.Runnable() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
+		return nil //nolint:nilerr // Execute says it
+	}
+	return fmt.Errorf("unknown command %q for %q", rest[0], c.CommandPath())
 }
 
 func newRoot() *cobra.Command {

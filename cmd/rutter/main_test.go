@@ -81,6 +81,7 @@ func TestErrors(t *testing.T) {
 		want string
 	}{
 		"unknown command":        {[]string{"frobnicate"}, "rutter: unknown command \"frobnicate\" for \"rutter\"\n"},
+		"unknown in a group":     {[]string{"history", "nosuch"}, "rutter: unknown command \"nosuch\" for \"rutter history\"\n"},
 		"unknown flag":           {[]string{"up", "--nod"}, "rutter: unknown flag: --nod\n"},
 		"too many arguments":     {[]string{"version", "x"}, "rutter: unknown command \"x\" for \"rutter version\"\n"},
 		"port out of range":      {[]string{"up", "--api-port", "70000"}, "rutter: invalid argument \"70000\" for \"--api-port\" flag: strconv.ParseUint: parsing \"70000\": value out of range\n"},
@@ -193,11 +194,13 @@ func TestEventJSON(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	report := &bus.Report{From: 1, To: 9, Changes: 8, Missing: 1, Doubled: 2, Unordered: 3, Different: 4, Unknown: 5, Objects: 6, StateMissing: 7, StateStale: 8, StateExtra: 9,
+		Archive: bus.Copy{Events: 10, Missing: 11, Different: 12, Extra: 13}, Packs: bus.Copy{Events: 14, Missing: 15, Different: 16, Extra: 17, Damaged: 18},
 		Gaps: []schemas.Event{{PrevRev: 3, Rev: 5}}, Examples: []string{"revision 4 is missing"}}
 	var out bytes.Buffer
 	require.NoError(t, writeReport(&out, "table", report))
 	require.Equal(t, "Revisions 1 to 9: 8 changes in etcd.\n1 missing, 2 doubled, 3 out of order, 4 different, 5 unknown.\n"+
-		"State: 6 objects in etcd; 7 missing, 8 stale, 9 extra.\nNamed gap: changes after revision 3 up to 5 were lost.\n  revision 4 is missing\n", out.String())
+		"State: 6 objects in etcd; 7 missing, 8 stale, 9 extra.\n"+
+		"Archive: 10 changes compared; 11 missing, 12 different, 13 extra.\nPacks: 14 changes compared; 15 missing, 16 different, 17 extra, 18 packs damaged.\nNamed gap: changes after revision 3 up to 5 were lost.\n  revision 4 is missing\n", out.String())
 	out.Reset()
 	require.NoError(t, writeReport(&out, "json", &bus.Report{From: 1, To: 2}))
 	require.True(t, strings.HasPrefix(out.String(), "{\n  \"from\": 1,\n  \"to\": 2,\n"), out.String())
