@@ -43,7 +43,7 @@ func main() {
 	flag.IntVar(&o.repeat, "repeat", 5, "how often each list is read")
 	flag.IntVar(&o.writes, "writes", 2000, "objects that are created, updated, patched and deleted")
 	flag.IntVar(&o.informers, "informers", 50, "that sync at once")
-	flag.IntVar(&o.deliveries, "deliveries", 50000, "of each fan-out, about; every watcher gets 20 at least")
+	flag.IntVar(&o.deliveries, "deliveries", 200_000, "of each fan-out, about; every watcher gets 20 at least")
 	flag.IntVar(&o.events, "events", 1_000_000, "in the log whose past is read")
 	flag.IntVar(&o.subscribers, "subscribers", 10_000, "of each kind that get every change over the bus, etcd and HTTP")
 	flag.Parse()

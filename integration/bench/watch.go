@@ -50,13 +50,14 @@ func (p plan) fanOut(ctx context.Context, t *table, sides []*side) error {
 }
 
 func (p plan) fanOutTo(ctx context.Context, t *table, sides []*side, n, slow int) error {
-	var p50, p99, perCPU, memory []float64
+	var p50, p99, writes, perCPU, memory []float64
 	for _, s := range sides {
 		f, err := p.fan(ctx, s, n, slow)
 		if err != nil {
 			return fmt.Errorf("%s: %d watchers: %w", s.Name, n, err)
 		}
 		p50, p99 = append(p50, milliseconds(quantile(f.took, 0.5))), append(p99, milliseconds(quantile(f.took, 0.99)))
+		writes = append(writes, milliseconds(quantile(f.wrote, 0.99)))
 		perCPU, memory = append(perCPU, float64(len(f.took))/f.cpu.Seconds()), append(memory, f.memory*1024/float64(n))
 	}
 	what := fmt.Sprintf("%d watchers", n)
@@ -66,6 +67,7 @@ func (p plan) fanOutTo(ctx context.Context, t *table, sides []*side, n, slow int
 	t.add(what, "deliveries per server CPU-second", more, perCPU...)
 	t.add(what, "p50 ms", less, p50...)
 	t.add(what, "p99 ms", less, p99...)
+	t.add(what, "p99 ms of the writes alone", less, writes...)
 	if slow == 0 && n >= leastWatchers {
 		t.add(what, "heap and stacks per watcher, kB", less, memory...)
 	}
@@ -75,6 +77,7 @@ func (p plan) fanOutTo(ctx context.Context, t *table, sides []*side, n, slow int
 // fan is what the deliveries to many watchers took.
 type fan struct {
 	took   []time.Duration
+	wrote  []time.Duration // until each change was acknowledged, which took has in it
 	cpu    time.Duration
 	memory float64 // MB that the watchers added
 }
@@ -110,7 +113,7 @@ func (p plan) fan(ctx context.Context, s *side, n, slow int) (f fan, err error) 
 		return f, err
 	}
 	profiled := p.profile(ctx, s, fmt.Sprintf("%d watchers %d stalled", n, slow))
-	if f.took, err = p.deliver(ctx, s, w, n); err != nil {
+	if err := p.deliver(ctx, s, w, n, &f); err != nil {
 		return f, err
 	}
 	after, err := s.cpu()
@@ -120,37 +123,39 @@ func (p plan) fan(ctx context.Context, s *side, n, slow int) (f fan, err error) 
 
 // deliver changes the object at a rate that both sides can keep up with, and waits for
 // every delivery.
-func (p plan) deliver(ctx context.Context, s *side, w *watching, n int) ([]time.Duration, error) {
+func (p plan) deliver(ctx context.Context, s *side, w *watching, n int, f *fan) error {
 	changes := max(p.deliveries/n, 20)
-	took := make([]time.Duration, 0, changes*n)
+	f.took = make([]time.Duration, 0, changes*n)
 	pause := time.NewTicker(max(time.Duration(n)*100*time.Microsecond, 20*time.Millisecond))
 	defer pause.Stop()
 	for range changes {
+		began := time.Now()
 		if err := s.change(ctx); err != nil {
-			return nil, err
+			return err
 		}
+		f.wrote = append(f.wrote, time.Since(began))
 		for next := false; !next; {
 			select {
 			case d := <-w.seen:
-				took = append(took, d)
+				f.took = append(f.took, d)
 			case err := <-w.failed:
-				return nil, err
+				return err
 			case <-pause.C:
 				next = true
 			}
 		}
 	}
-	for len(took) < changes*n {
+	for len(f.took) < changes*n {
 		select {
 		case d := <-w.seen:
-			took = append(took, d)
+			f.took = append(f.took, d)
 		case err := <-w.failed:
-			return nil, err
+			return err
 		case <-time.After(deliveryTimeout):
-			return nil, fmt.Errorf("%d of %d deliveries came", len(took), changes*n)
+			return fmt.Errorf("%d of %d deliveries came", len(f.took), changes*n)
 		}
 	}
-	return took, nil
+	return nil
 }
 
 // change writes the time into the object.
