@@ -423,3 +423,39 @@ func TestServiceAddresses(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, first.Spec.ClusterIP, again.Spec.ClusterIP)
 }
+
+// TestReviewOfNoToken: a token that is no credential at all is nobody's.
+func TestReviewOfNoToken(t *testing.T) {
+	c := server(t)
+	for _, token := range []string{" ", "  a", "\t"} {
+		review, err := c.client.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+		require.NoError(t, err, "%q", token)
+		require.False(t, review.Status.Authenticated, "%q", token)
+	}
+}
+
+// TestTokenOfPodOutlivesItsRefresh: clients that read a pod's token only once go on
+// working after the hour that the kubelet asks for, and are counted.
+func TestTokenOfPodOutlivesItsRefresh(t *testing.T) {
+	c := server(t)
+	ns := c.namespace(t)
+	c.pod(t, ns, "p", "")
+	life := func(seconds int64, bound *authenticationv1.BoundObjectReference) (told, holds time.Duration) {
+		got, err := c.client.CoreV1().ServiceAccounts(ns).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, BoundObjectRef: bound}}, metav1.CreateOptions{})
+		require.NoError(t, err)
+		payload, err := base64.RawURLEncoding.DecodeString(strings.Split(got.Status.Token, ".")[1])
+		require.NoError(t, err)
+		var claims struct{ Exp, Iat int64 }
+		require.NoError(t, json.Unmarshal(payload, &claims))
+		return time.Duration(got.Status.ExpirationTimestamp.Unix()-claims.Iat) * time.Second, time.Duration(claims.Exp-claims.Iat) * time.Second
+	}
+	pod := &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: "p"}
+	told, holds := life(3607, pod)
+	require.Equal(t, 3607*time.Second, told)
+	require.Equal(t, 365*24*time.Hour, holds)
+	_, holds = life(3600, pod)
+	require.Equal(t, time.Hour, holds)
+	_, holds = life(3607, nil)
+	require.Equal(t, 3607*time.Second, holds)
+}

@@ -61,8 +61,11 @@ var startChecks = map[step][]string{
 		"start-system-namespaces-controller", "bootstrap-controller", "rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes",
 		"start-cluster-authentication-info-controller", "start-kubernetes-service-cidr-controller",
 	},
-	fair:     {"priority-and-fairness-config-producer", "priority-and-fairness-config-consumer", "priority-and-fairness-filter"},
-	filled:   {"start-apiserver-admission-initializer"},
+	fair: {"priority-and-fairness-config-producer", "priority-and-fairness-config-consumer", "priority-and-fairness-filter"},
+	filled: {
+		"start-apiserver-admission-initializer",
+		"start-kube-apiserver-identity-lease-controller", "start-kube-apiserver-identity-lease-garbage-collector",
+	},
 	repaired: {"start-service-ip-repair-controllers"},
 }
 

@@ -52,7 +52,10 @@ type Config struct {
 	Bus *bus.Client
 	// RecoverBus is called when the bus has lost its streams; optional.
 	RecoverBus func() error
-	Log        zerolog.Logger
+	// Flags are the settings of the program, by name, for who asks how it was started;
+	// optional. No value may be a secret.
+	Flags map[string]string
+	Log   zerolog.Logger
 }
 
 // Issuer is the name of the service-account token issuer, and its only audience by default.

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/storage"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 	flowrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
@@ -30,7 +31,10 @@ func (s *Server) newFlow() (flow, error) {
 }
 
 // runFlow decides until ctx ends. What is in flight by then is let through.
-func (s *Server) runFlow(ctx context.Context) error { return s.flow.control.Run(ctx.Done()) }
+func (s *Server) runFlow(ctx context.Context) error {
+	filters.StartPriorityAndFairnessWatermarkMaintenance(ctx.Done()) // measures what is in flight and what waits
+	return s.flow.control.Run(ctx.Done())
+}
 
 // keepFlowDefaults puts back, whenever flow control is changed, what must be there. What
 // fails is tried again at the next change; requests are served by what there is.
@@ -50,12 +54,19 @@ func (s *Server) keepFlowDefaults(ctx context.Context) {
 // workEstimator tells how many seats a request takes: a LIST more the more there is to
 // list, a write more the more watch it.
 func (s *Server) workEstimator() flowrequest.WorkEstimatorFunc {
-	return flowrequest.NewWorkEstimator(s.objectCount, s.flow.control.GetInterestedWatchCount,
+	return flowrequest.NewWorkEstimator(s.objectStats, s.flow.control.GetInterestedWatchCount,
 		flowrequest.DefaultWorkEstimatorConfig(), s.flow.control.GetMaxSeats)
 }
 
-// objectCount is how many objects there are of a resource, named as "pods" or
-// "deployments.apps".
-func (s *Server) objectCount(resource string) (storage.Stats, error) {
-	return storage.Stats{ObjectCount: int64(s.view.Table(prefixOf(schema.ParseGroupResource(resource))).Len())}, nil
+// objectStats are how many objects there are of a resource, named as "pods" or
+// "deployments.apps", and how long they are. Anybody may name what there is not.
+func (s *Server) objectStats(resource string) (storage.Stats, error) {
+	stats, ok := s.view.StatsOf(prefixOf(schema.ParseGroupResource(resource)))
+	if !ok {
+		return storage.Stats{}, flowrequest.ObjectCountNotFoundErr
+	}
+	return storage.Stats{
+		ObjectCount:                     int64(stats.Objects),
+		EstimatedAverageObjectSizeBytes: int64(stats.Bytes / max(1, stats.Objects)),
+	}, nil
 }

@@ -62,7 +62,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
 		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension, CustomAt: s.extension.at, Front: s.extension.front,
-		History: s.history, Audit: s.audit,
+		History: s.history, Audit: s.audit, Metrics: s.metrics(), Flags: s.cfg.Flags,
 		Flow: s.flow.control, Work: s.workEstimator(),
 	})
 }

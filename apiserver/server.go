@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -64,6 +63,7 @@ type Server struct {
 	extension *extension               // set before anything is served
 	policies  *policystatus.Controller // set before anything is served
 
+	lease      ownLease
 	flow       flow
 	repairs    *kinds.Repairs       // set before anything is served
 	start      start                // how far the server is
@@ -75,6 +75,9 @@ type Server struct {
 const (
 	shutdownTimeout = 10 * time.Second
 	readHeaderLimit = 32 * time.Second
+	// idleLimit is how long a connection without requests is kept, as upstream has it:
+	// clients of Go don't keep them for longer either.
+	idleLimit = 90 * time.Second
 )
 
 // New checks the configuration, makes what is missing on disk, and listens, so that a
@@ -136,6 +139,9 @@ func (s *Server) prepare() error {
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.informers = withPods(informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields)), s.pods())
+	if s.lease, err = newLease(s.client); err != nil {
+		return err
+	}
 	s.flow, err = s.newFlow()
 	return err
 }
@@ -155,12 +161,6 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.view.Forms.Run(ctx) })
 	g.Go(func() error { return s.serve(ctx) })
 	if s.cfg.Bus != nil {
-		for _, c := range s.relay.Collectors() {
-			if err := prometheus.Register(c); err != nil {
-				return fmt.Errorf("apiserver: metrics of the relay: %w", err)
-			}
-			defer prometheus.Unregister(c)
-		}
 		compactor := relay.NewCompactor(s.cfg.Etcd, s.feed.Revision, s.relay.Position, relay.DefaultCompactorConfig(), s.cfg.Log)
 		g.Go(func() error { return s.relay.Run(ctx) })
 		g.Go(func() error { return compactor.Run(ctx) })
@@ -261,6 +261,9 @@ func (s *Server) keepUp(ctx context.Context) {
 	var g sync.WaitGroup
 	g.Go(func() { s.keepFlowDefaults(ctx) })
 	g.Go(func() { s.repairs.Run(ctx, func() { close(s.start[repaired]) }) })
+	g.Go(func() {
+		s.lease.run(ctx, func(err error) { s.cfg.Log.Warn().Err(err).Msg("lease of this API server not kept") })
+	})
 	g.Wait()
 }
 
@@ -340,7 +343,7 @@ func closed(err error) error {
 
 func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderLimit, MaxHeaderBytes: 1 << 20,
+		Handler: h, ReadHeaderTimeout: readHeaderLimit, IdleTimeout: idleLimit, MaxHeaderBytes: 1 << 20,
 		ErrorLog: log.New(io.Discard, "", 0), // handshakes that clients break off
 	}
 }

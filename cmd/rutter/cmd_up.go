@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
@@ -39,6 +40,8 @@ Exit code 0: it was stopped. 2: it could not be started, or a part of it has fai
 				cfg.Address = parsed
 			}
 			cfg.NoNode = cfg.NoNode || cfg.APIOnly
+			cfg.Flags = map[string]string{}
+			cmd.Flags().VisitAll(func(f *pflag.Flag) { cfg.Flags[f.Name] = f.Value.String() })
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "Rutter %s\n", build().Version)
 			err := standalone.New(*cfg, standalone.NewProgress(out)).Run(cmd.Context(), func(p *standalone.Progress) {

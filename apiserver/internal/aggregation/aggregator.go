@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -14,6 +15,7 @@ import (
 	kubeinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	componentmetrics "k8s.io/component-base/metrics"
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 	"k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
@@ -62,7 +64,11 @@ type Aggregator struct {
 
 	registered registered
 	announced  announced
+	metrics    componentmetrics.KubeRegistry
 }
+
+// Metrics tell which APIServices are unavailable.
+func (a *Aggregator) Metrics() prometheus.Gatherer { return a.metrics }
 
 // autoRegistration keeps APIServices of what this server serves itself.
 type autoRegistration interface {
@@ -81,9 +87,12 @@ func New(c Config) (*Aggregator, error) {
 	a := &Aggregator{
 		backends:  &backends{services: services.Lister(), resolver: c.Resolver, identity: c.Identity, open: map[types.UID]*backend{}},
 		informers: factory, register: autoregister.NewAutoRegisterController(services, client.ApiregistrationV1()),
-		changed: make(chan struct{}, 1), seen: map[types.UID]*described{},
+		changed: make(chan struct{}, 1), seen: map[types.UID]*described{}, metrics: componentmetrics.NewKubeRegistry(),
 	}
 	metrics := availability.New()
+	if err := metrics.Register(a.metrics.Register, a.metrics.CustomRegister); err != nil {
+		return nil, err
+	}
 	here, err := local.New(services, client.ApiregistrationV1(), metrics)
 	if err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func Authentication(ctx context.Context, c AuthenticationConfig) (*Authenticator
 		APIServerID:             c.ServerID,
 	}
 	request, update, _, _, err := cfg.New(ctx)
-	return &Authenticator{Request: request, issuer: c.Issuer, file: file, update: update}, err
+	return &Authenticator{Request: request, issuer: c.Issuer, server: c.ServerID, file: file, update: update}, err
 }
 
 // authorizationBackoff is how often a webhook that does not answer is asked again; as

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"os"
 	"reflect"
 	"time"
 
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/server/options/authenticationconfig/metrics"
 	"k8s.io/apiserver/pkg/util/filesystem"
 )
 
@@ -16,8 +20,12 @@ import (
 type Authenticator struct {
 	authenticator.Request
 	issuer string
+	server string             // which of the API servers this is
 	file   authenticationFile // the last one taken over; its path is empty if there is none
-	update func(context.Context, *apiserverapi.AuthenticationConfiguration) error
+	// refused is what the file holds if that is wrong and was told: it won't get better by
+	// being read again.
+	refused string
+	update  func(context.Context, *apiserverapi.AuthenticationConfiguration) error
 }
 
 const (
@@ -35,28 +43,56 @@ func (a *Authenticator) Follow(ctx context.Context, told func(error)) {
 	if a.file.path == "" {
 		return
 	}
+	metrics.RecordAuthenticationConfigLastConfigInfo(a.server, a.file.data)
 	filesystem.WatchUntil(ctx, filePoll, a.file.path, func() {
-		if changed, err := a.reload(ctx); changed || err != nil {
+		switch changed, err := a.reload(ctx); {
+		case err != nil:
+			metrics.RecordAuthenticationConfigAutomaticReloadFailure(a.server)
 			told(err)
+		case changed:
+			metrics.RecordAuthenticationConfigAutomaticReloadSuccess(a.server, a.file.data)
+			told(nil)
 		}
 	}, told)
 }
 
 func (a *Authenticator) reload(ctx context.Context) (bool, error) {
-	next, err := readAuthentication(a.file.path, a.issuer)
-	switch {
-	case err != nil:
-		return false, err
-	case next.data == a.file.data:
+	data, err := os.ReadFile(a.file.path)
+	if err != nil {
+		return false, fmt.Errorf("authentication configuration: %w", err)
+	}
+	switch string(data) {
+	case a.file.data:
+		a.refused = ""
 		return false, nil
-	case !reflect.DeepEqual(next.Anonymous, a.file.Anonymous):
-		return false, errAnonymousChanged
+	case a.refused:
+		return false, nil
+	}
+	next, err := parseAuthentication(data, a.issuer)
+	if err == nil && !reflect.DeepEqual(next.Anonymous, a.file.Anonymous) {
+		err = errAnonymousChanged
+	}
+	if err != nil {
+		a.refused = string(data)
+		return false, fmt.Errorf("authentication configuration %s: %w", a.file.path, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, issuersPatience)
 	defer cancel()
-	if err := a.update(ctx, next.AuthenticationConfiguration); err != nil {
-		return false, fmt.Errorf("authentication configuration %s: %w", next.path, err)
+	if err := a.update(ctx, next); err != nil {
+		return false, fmt.Errorf("authentication configuration %s: %w", a.file.path, err)
 	}
-	a.file = next
+	a.file.data, a.file.AuthenticationConfiguration, a.refused = string(data), next, ""
 	return true, nil
+}
+
+// reviewed looks at the credentials in TokenReviews. Upstream puts them into a request
+// without a URL, of which its authenticator of anonymous requests reads the path.
+type reviewed struct{ authenticator.Request }
+
+// AuthenticateRequest implements authenticator.Request.
+func (a reviewed) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	if r.URL == nil {
+		r.URL = &url.URL{}
+	}
+	return a.Request.AuthenticateRequest(r)
 }

@@ -3,6 +3,7 @@ package kinds
 import (
 	"net"
 	"net/http"
+	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/util/proxy"
@@ -27,6 +28,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 	servicestore "k8s.io/kubernetes/pkg/registry/core/service/storage"
 	serviceaccountstore "k8s.io/kubernetes/pkg/registry/core/serviceaccount/storage"
+	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
 // KubeletPort is where a node agent serves the kubelet API unless its Node says otherwise.
@@ -110,8 +112,13 @@ func (c Config) clusterIPs() (ipallocator.Interface, error) {
 		}
 		return ipallocator.NewInMemory(none)
 	}
-	return ipallocator.NewMetaAllocator(c.Client.NetworkingV1(),
+	ips, err := ipallocator.NewMetaAllocator(c.Client.NetworkingV1(),
 		c.Informers.Networking().V1().ServiceCIDRs(), c.Informers.Networking().V1().IPAddresses(), false, nil)
+	if err != nil {
+		return nil, err
+	}
+	ips.EnableMetrics()
+	return ips, nil
 }
 
 func (c Config) nodePorts() (portallocator.Interface, error) {
@@ -119,8 +126,19 @@ func (c Config) nodePorts() (portallocator.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	return portallocator.New(*ports, c.allocations(nodePortAllocations))
+	allocator, err := portallocator.New(*ports, c.allocations(nodePortAllocations))
+	if err != nil {
+		return nil, err
+	}
+	if !c.ReadOnly {
+		allocator.EnableMetrics()
+	}
+	return allocator, nil
 }
+
+// tokensExtended is how long a pod's token holds that a kubelet asks for, as upstream has
+// it: clients that read it only once go on working, and are counted. It ends with the pod.
+const tokensExtended = serviceaccount.ExpirationExtensionSeconds * time.Second
 
 func (c Config) serviceAccounts(b *builder, pod podstore.PodStorage, node *nodestore.NodeStorage) {
 	secret, err := secretstore.NewREST(c.Storage)
@@ -131,7 +149,7 @@ func (c Config) serviceAccounts(b *builder, pod podstore.PodStorage, node *nodes
 	webhooks := c.Client.AdmissionregistrationV1()
 	account, err := serviceaccountstore.NewREST(c.Storage, c.Tokens, c.Audiences, c.Authorizer, 0,
 		pod.Pod.Store, secret.Store, node.Node.Store,
-		webhooks.ValidatingWebhookConfigurations(), webhooks.MutatingWebhookConfigurations(), false, 0)
+		webhooks.ValidatingWebhookConfigurations(), webhooks.MutatingWebhookConfigurations(), true, tokensExtended)
 	if !b.keep(err) {
 		return
 	}

@@ -284,7 +284,7 @@ func (c Config) admissionregistration() (resources, error) {
 
 func (c Config) authentication() (resources, error) {
 	return resources{
-		"tokenreviews":       tokenreview.NewREST(c.Authenticator, c.Audiences),
+		"tokenreviews":       tokenreview.NewREST(reviewed{c.Authenticator}, c.Audiences),
 		"selfsubjectreviews": selfsubjectreview.NewREST(),
 	}, nil
 }

@@ -9,21 +9,17 @@ import (
 	restful "github.com/emicklei/go-restful/v3"
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
-	apimetrics "k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/mux"
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
-	flowmetrics "k8s.io/apiserver/pkg/util/flowcontrol/metrics"
 	flowrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/rutter-project/rutter/apiserver/internal/audit"
 	"github.com/rutter-project/rutter/apiserver/internal/history"
@@ -60,6 +56,11 @@ type Config struct {
 	Ended string
 	// Audit is what is recorded of requests.
 	Audit *audit.Trail
+	// Metrics are those of the server's parts, beside what is counted for the process;
+	// optional.
+	Metrics prometheus.Gatherer
+	// Flags are the settings that the server was started with, by name.
+	Flags map[string]string
 	// Custom serves all other kinds.
 	Custom Custom
 	// CustomAt serves what was defined in the past that a request reads, and marks which
@@ -92,7 +93,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
-	e.UseRawPath, e.UnescapePathValues = true, true
+	e.UseRawPath = false
 	for _, name := range probes {
 		e.Any(name, gin.WrapH(c.Health.handler(name)))
 		e.Any(name+"/*check", gin.WrapH(c.Health.handler(name)))
@@ -102,7 +103,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 		e.Any(service.RootPath(), served)
 		e.Any(service.RootPath()+"/", served)
 	}
-	e.Any("/metrics", gin.WrapH(allMetrics()))
+	e.Any("/metrics", gin.WrapH(c.allMetrics()))
 	e.Any("/metrics/slis", gin.WrapH(c.Health.indicators()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
 		e.Any(path, gin.WrapH(openapi))
@@ -116,6 +117,7 @@ func newEngine(c Config) (*gin.Engine, error) {
 	for _, path := range []string{"/", "/index.html"} {
 		e.Any(path, gin.WrapF(c.index))
 	}
+	c.installPages(e)
 	e.NoRoute(gin.WrapH(dispatch))
 	return e, nil
 }
@@ -128,15 +130,6 @@ func (c Config) fixed() []*restful.WebService {
 // plainly serves without the mux that the container would bring along.
 func plainly(container *restful.Container) gin.HandlerFunc {
 	return func(g *gin.Context) { container.Dispatch(g.Writer, g.Request) }
-}
-
-// allMetrics serves what upstream's code counts and what everything else in the process
-// does: etcd, bus, relay, network.
-func allMetrics() http.Handler {
-	apimetrics.Register() // once in a process, as upstream's server does
-	flowmetrics.Register()
-	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, prometheus.DefaultGatherer},
-		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ProcessStartTime: time.Now()})
 }
 
 func profile(w http.ResponseWriter, r *http.Request) {

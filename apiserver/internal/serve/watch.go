@@ -67,6 +67,7 @@ func (p *plain) watch(a *ask, w http.ResponseWriter, req *http.Request) {
 	}
 	if err == nil {
 		err = s.follow(ctx, cursor)
+		p.stored.Store.CountEnd(err)
 	}
 	if err != nil && ctx.Err() == nil {
 		s.fault(err)
@@ -90,16 +91,19 @@ func (s *stream) begin(ctx context.Context) (view.Follower, func(), error) {
 		return nil, nil, err
 	}
 	s.sent, s.seen = snap.Rev, snap.Rev
+	sent := 0
 	snap.Select(s.key, "", s.selector, func(i *view.Item) bool {
 		if s.one && i.Key != s.key {
 			return false
 		}
+		sent++
 		if s.buf, err = s.form.appendFrame(s.buf, added, i, !s.begun); err == nil && len(s.buf) >= writeSize {
 			err = s.write()
 		}
 		s.begun = true
 		return err == nil && ctx.Err() == nil
 	})
+	s.p.stored.Store.CountInitial(sent)
 	if err == nil && initial {
 		err = s.bookmark(true)
 	}

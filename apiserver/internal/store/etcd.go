@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apiserver/pkg/storage"
+	etcdmetrics "k8s.io/apiserver/pkg/storage/etcd3/metrics"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -36,7 +37,11 @@ func (s *Store) put(ctx context.Context, key string, object []byte, expect int64
 		}
 		opts = append(opts, clientv3.WithLease(lease))
 	}
-	return s.commit(ctx, key, expect, clientv3.OpPut(key, string(value), opts...))
+	operation := "update"
+	if expect == 0 {
+		operation = "create"
+	}
+	return s.commit(ctx, operation, key, expect, clientv3.OpPut(key, string(value), opts...))
 }
 
 // remove deletes key if it is still at revision expect, leaving the header of the
@@ -46,15 +51,17 @@ func (s *Store) remove(ctx context.Context, key string, expect int64) (int64, *m
 	if err != nil {
 		return 0, nil, storage.NewInternalError(fmt.Errorf("encode header of the delete of %s: %w", key, err))
 	}
-	return s.commit(ctx, key, expect, clientv3.OpDelete(key), clientv3.OpPut(s.cfg.CauseKey, string(header)))
+	return s.commit(ctx, "delete", key, expect, clientv3.OpDelete(key), clientv3.OpPut(s.cfg.CauseKey, string(header)))
 }
 
-func (s *Store) commit(ctx context.Context, key string, expect int64, ops ...clientv3.Op) (int64, *mvccpb.KeyValue, error) {
+func (s *Store) commit(ctx context.Context, operation, key string, expect int64, ops ...clientv3.Op) (int64, *mvccpb.KeyValue, error) {
+	begun := time.Now()
 	resp, err := s.cfg.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(key), "=", expect)).
 		Then(ops...).
 		Else(clientv3.OpGet(key)).
 		Commit()
+	s.asked(ctx, operation, begun, err)
 	if err != nil {
 		return 0, nil, fmt.Errorf("commit %s: %w", key, err)
 	}
@@ -68,16 +75,27 @@ func (s *Store) commit(ctx context.Context, key string, expect int64, ops ...cli
 	return 0, kvs[0], errConflict
 }
 
-// read fetches the key from etcd, linearizable.
-func (s *Store) read(ctx context.Context, key string, ignoreNotFound bool) (state, error) {
+// fetch reads the key from etcd, linearizable; nil if nothing is there.
+func (s *Store) fetch(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
+	begun := time.Now()
 	resp, err := s.cfg.Client.Get(ctx, key)
+	s.asked(ctx, "get", begun, err)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	case len(resp.Kvs) == 0:
+		return nil, nil
+	}
+	return resp.Kvs[0], nil
+}
+
+// read is fetch, decoded.
+func (s *Store) read(ctx context.Context, key string, ignoreNotFound bool) (state, error) {
+	kv, err := s.fetch(ctx, key)
 	if err != nil {
-		return state{}, fmt.Errorf("get %s: %w", key, err)
+		return state{}, err
 	}
-	if len(resp.Kvs) == 0 {
-		return s.stateOf(key, nil, ignoreNotFound)
-	}
-	return s.stateOf(key, resp.Kvs[0], ignoreNotFound)
+	return s.stateOf(key, kv, ignoreNotFound)
 }
 
 // stateOf decodes what etcd holds; nil is "nothing there".
@@ -142,6 +160,9 @@ func (l *Leases) get(ctx context.Context, ttl int64) (clientv3.LeaseID, error) {
 	resp, err := l.client.Grant(ctx, ttl+int64(window/time.Second))
 	if err != nil {
 		return 0, err
+	}
+	if full, ok := l.last[ttl]; ok {
+		etcdmetrics.UpdateLeaseObjectCount(int64(objectsPerLease - full.left))
 	}
 	l.last[ttl] = grant{id: resp.ID, until: now.Add(window), left: objectsPerLease - 1}
 	return resp.ID, nil

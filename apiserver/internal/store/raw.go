@@ -36,15 +36,15 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 		return nil, err
 	}
 	if resourceVersion == "" && view.PastOf(ctx) == nil {
-		resp, err := s.cfg.Client.Get(ctx, key)
+		kv, err := s.fetch(ctx, key)
 		if err != nil {
-			return nil, fmt.Errorf("get %s: %w", key, err)
+			return nil, err
 		}
-		if len(resp.Kvs) == 0 {
+		if kv == nil {
 			return nil, storage.NewKeyNotFoundError(key, 0)
 		}
-		object, err := s.objectOf(key, resp.Kvs[0])
-		return &view.Item{Key: key, Rev: resp.Kvs[0].ModRevision, Object: object}, err
+		object, err := s.objectOf(key, kv)
+		return &view.Item{Key: key, Rev: kv.ModRevision, Object: object}, err
 	}
 	rev, err := s.versioner.ParseResourceVersion(resourceVersion)
 	if err != nil {

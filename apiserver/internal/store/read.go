@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -54,16 +55,16 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 }
 
 func (s *Store) getLatest(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
-	resp, err := s.cfg.Client.Get(ctx, key)
+	kv, err := s.fetch(ctx, key)
 	if err != nil {
-		return fmt.Errorf("get %s: %w", key, err)
+		return err
 	}
-	if len(resp.Kvs) == 0 {
+	if kv == nil {
 		return s.notFound(key, opts, out)
 	}
-	object, err := s.objectOf(key, resp.Kvs[0])
+	object, err := s.objectOf(key, kv)
 	if err == nil {
-		err = s.decodeInto(object, out, resp.Kvs[0].ModRevision)
+		err = s.decodeInto(object, out, kv.ModRevision)
 	}
 	return named(key, err)
 }
@@ -95,7 +96,7 @@ func (s *Store) wait(ctx context.Context, rev int64) error {
 	if view.PastOf(ctx) != nil {
 		return nil // it is all there
 	}
-	if err := s.cfg.View.WaitFor(ctx, rev); err != nil {
+	if err := s.waitView(ctx, rev); err != nil {
 		return storage.NewTimeoutError(s.cfg.Prefix, fmt.Sprintf("view has not reached revision %d: %v", rev, err))
 	}
 	return nil
@@ -106,7 +107,9 @@ func (s *Store) currentRev(ctx context.Context) (int64, error) {
 	if past := view.PastOf(ctx); past != nil {
 		return past.Rev, nil
 	}
+	begun := time.Now()
 	resp, err := s.cfg.Client.Get(ctx, s.cfg.Prefix, clientv3.WithCountOnly())
+	s.asked(ctx, "getCurrentResourceVersion", begun, err)
 	if err != nil {
 		return 0, fmt.Errorf("current revision: %w", err)
 	}
@@ -170,11 +173,16 @@ func (s *Store) waitForList(ctx context.Context, opts storage.ListOptions) error
 		}
 		return s.waitAtLeast(ctx, int64(rev))
 	}
+	if view.PastOf(ctx) != nil {
+		return nil // it is all there
+	}
 	rev, err := s.currentRev(ctx)
 	if err != nil {
 		return err
 	}
-	return s.wait(ctx, rev)
+	err = s.wait(ctx, rev)
+	s.countConsistent(err)
+	return err
 }
 
 // listError says what a client can do about an etcd refusal: a continue token of a

@@ -3,9 +3,12 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/metrics"
 
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 	"github.com/rutter-project/rutter/schemas"
@@ -51,7 +54,7 @@ func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, 
 	var last string
 	var seen, taken int64
 	more, limit := false, opts.Predicate.Limit
-	src.each(prefix, selector, func(i *view.Item) bool {
+	read := src.each(prefix, selector, func(i *view.Item) bool {
 		if !opts.Recursive && i.Key != prefix {
 			return false
 		}
@@ -71,6 +74,7 @@ func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, 
 		}
 		return err == nil
 	})
+	src.listed(s.cfg.Resource, selector, read, int(taken))
 	if err != nil {
 		return Page{}, err
 	}
@@ -95,16 +99,31 @@ type source struct {
 	items []*view.Item // instead of the snapshot, if table is nil
 }
 
-func (src *source) each(prefix string, selector view.Selector, yield func(*view.Item) bool) {
+// each returns how many objects were looked at.
+func (src *source) each(prefix string, selector view.Selector, yield func(*view.Item) bool) int {
 	if src.table != nil {
-		src.snap.Select(prefix, src.from, selector, yield)
-		return
+		return src.snap.Select(prefix, src.from, selector, yield)
 	}
-	for _, i := range src.items {
+	for n, i := range src.items {
 		if selector.Matches(i) && !yield(i) {
-			return
+			return n + 1
 		}
 	}
+	return len(src.items)
+}
+
+// listed counts the list, under the names that dashboards of kube-apiserver ask for. The
+// indexes of the view have no names there: they are made of any label.
+func (src *source) listed(of schema.GroupResource, selector view.Selector, read, returned int) {
+	backend := metrics.StorageBackendWatchCache
+	if src.table == nil {
+		backend = metrics.StorageBackendEtcd
+	}
+	tested := read
+	if selector.Empty() {
+		tested = 0
+	}
+	metrics.RecordStorageListMetrics(of, backend, "", read, tested, returned)
 }
 
 func (src *source) count(prefix string) int64 {
@@ -153,7 +172,10 @@ func (s *Store) sourceAt(ctx context.Context, prefix string, rev int64, from str
 		return source{}, otherRevision(rev, past.Rev)
 	} else if ok && past == nil && rev != table.Rev() {
 		// What etcd has compacted has expired, even if it is still in memory.
-		if _, err := s.cfg.Client.Get(ctx, s.cfg.Prefix, clientv3.WithCountOnly(), clientv3.WithRev(rev)); err != nil {
+		begun := time.Now()
+		_, err := s.cfg.Client.Get(ctx, s.cfg.Prefix, clientv3.WithCountOnly(), clientv3.WithRev(rev))
+		s.asked(ctx, "getCurrentResourceVersion", begun, err)
+		if err != nil {
 			return source{}, s.listError(err, prefix, from, rev, continued)
 		}
 	}
@@ -163,7 +185,9 @@ func (s *Store) sourceAt(ctx context.Context, prefix string, rev int64, from str
 	start := max(prefix, from)
 	var items []*view.Item
 	for {
+		begun := time.Now()
 		resp, err := s.cfg.Client.Get(ctx, start, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)), clientv3.WithRev(rev), clientv3.WithLimit(etcdPage))
+		s.asked(ctx, "list", begun, err)
 		if err != nil {
 			return source{}, s.listError(err, prefix, from, rev, continued)
 		}

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
+	etcdmetrics "k8s.io/apiserver/pkg/storage/etcd3/metrics"
+	"k8s.io/apiserver/pkg/storage/value"
 
 	"github.com/rutter-project/rutter/apiserver/internal/seal"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
@@ -301,30 +304,27 @@ func (s *Store) encode(obj runtime.Object) ([]byte, error) {
 }
 
 func (s *Store) decode(object []byte, rev int64) (runtime.Object, error) {
-	return decodeNew(s.cfg.Codec, s.versioner, object, s.cfg.NewFunc(), rev)
+	into := s.cfg.NewFunc()
+	if err := s.decodeInto(object, into, rev); err != nil {
+		return nil, err
+	}
+	return into, nil
 }
 
-func (s *Store) decodeInto(object []byte, out runtime.Object, rev int64) error {
-	_, err := decodeNew(s.cfg.Codec, s.versioner, object, out, rev)
-	return err
-}
-
-func decodeNew(codec runtime.Codec, versioner storage.Versioner, object []byte, into runtime.Object, rev int64) (runtime.Object, error) {
-	got, _, err := codec.Decode(object, nil, into)
+func (s *Store) decodeInto(object []byte, into runtime.Object, rev int64) error {
+	got, _, err := s.cfg.Codec.Decode(object, nil, into)
 	if err != nil {
-		return nil, &unreadable{notDecoded, rev, err}
+		etcdmetrics.RecordDecodeError(s.cfg.Resource)
+		return &unreadable{notDecoded, rev, err}
 	}
 	if got != into {
 		dst, err := conversion.EnforcePtr(into)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		dst.Set(reflect.ValueOf(got).Elem())
 	}
-	if err := versioner.UpdateObject(into, uint64(rev)); err != nil {
-		return nil, err
-	}
-	return into, nil
+	return s.versioner.UpdateObject(into, uint64(rev))
 }
 
 // checkKey refuses keys outside this resource: a bug above must not reach another
@@ -340,7 +340,10 @@ func (s *Store) seal(key string, object []byte) ([]byte, error) {
 	if s.cfg.Sealer == nil {
 		return object, nil
 	}
-	return s.cfg.Sealer.Seal(key, object)
+	begun := time.Now()
+	sealed, err := s.cfg.Sealer.Seal(key, object)
+	value.RecordTransformation(s.cfg.Resource.String(), "to_storage", sealedBy, time.Since(begun), err)
+	return sealed, err
 }
 
 // open tells an object that will never open from a sealer that can't work now.
@@ -348,7 +351,9 @@ func (s *Store) open(key string, object []byte, rev int64) (plain []byte, stale 
 	if s.cfg.Sealer == nil {
 		return object, false, nil
 	}
+	begun := time.Now()
 	plain, stale, err = s.cfg.Sealer.Open(key, object)
+	value.RecordTransformation(s.cfg.Resource.String(), "from_storage", sealedBy, time.Since(begun), err)
 	switch {
 	case err == nil:
 		return plain, stale, nil
@@ -358,3 +363,6 @@ func (s *Store) open(key string, object []byte, rev int64) (plain []byte, stale 
 		return nil, false, storage.NewInternalError(fmt.Errorf("open %s: %w", key, err))
 	}
 }
+
+// sealedBy is what metrics call the one way to seal there is.
+const sealedBy = "aesgcm"

@@ -77,6 +77,7 @@ func (w *watcher) run(ctx context.Context, rev int64) {
 	}
 	if err == nil {
 		err = w.follow(ctx, cursor)
+		w.store.CountEnd(err)
 	}
 	if err == nil || ctx.Err() != nil {
 		return
@@ -105,12 +106,15 @@ func (w *watcher) start(ctx context.Context, rev int64) (view.Follower, func(), 
 	if !synthetic {
 		return cursor, stop, nil
 	}
+	sent := 0
+	defer func() { w.store.CountInitial(sent) }()
 	snap.Ascend(w.prefix, "", func(i *view.Item) bool {
 		if !w.opts.Recursive && i.Key != w.prefix {
 			return false
 		}
 		var is bool
 		if is, err = w.matches(i); err == nil && is {
+			sent++
 			err = w.sendObject(ctx, watch.Added, i)
 		}
 		return err == nil

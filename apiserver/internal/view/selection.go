@@ -58,27 +58,29 @@ func (t *Table) installIndex(x *index, cursor *Cursor) {
 }
 
 // Select calls yield for every object that matches, whose key begins with prefix and is
-// not less than from, in key order, until yield returns false.
-func (s Snapshot) Select(prefix, from string, selector Selector, yield func(*Item) bool) {
-	matching := func(i *Item) bool { return !selector.Matches(i) || yield(i) }
+// not less than from, in key order, until yield returns false. It returns how many objects
+// were looked at for that.
+func (s Snapshot) Select(prefix, from string, selector Selector, yield func(*Item) bool) (read int) {
+	matching := func(i *Item) bool { read++; return !selector.Matches(i) || yield(i) }
 	if s.index == nil || selector.Empty() {
 		s.Ascend(prefix, from, matching)
-		return
+		return read
 	}
 	conditions := s.index.conditions(selector)
 	keys, ok := s.index.narrow(conditions, prefix, from, s.tree.Len()/scanFrom)
 	if !ok {
 		s.Ascend(prefix, from, matching)
-		return
+		return read
 	}
 	if decides(selector, conditions) {
-		matching = yield
+		matching = func(i *Item) bool { read++; return yield(i) }
 	}
 	for _, key := range keys {
 		if i, there := s.tree.Get(&Item{Key: key}); there && !matching(i) {
-			return
+			break
 		}
 	}
+	return read
 }
 
 const (

@@ -34,6 +34,8 @@ type Table struct {
 	touched int64         // revision of the last change, or of the last reset; guarded by mu
 	roots   []root        // states that pages of a list are still read from; guarded by mu
 	index   *index        // nil until somebody selects; guarded by mu
+	bytes   int           // of all stored objects; guarded by mu
+	changes int64         // how many there have been; guarded by mu
 
 	indexing sync.Mutex // held while the index is built
 }
@@ -165,8 +167,9 @@ func (t *Table) Generation() Generation {
 	return Generation{epoch: t.epoch, next: t.base + int64(len(t.log))}
 }
 
-// apply adds the changes of one revision batch and moves to rev.
-func (t *Table) apply(rev int64, events []Event) {
+// apply adds the changes of one revision batch and moves to rev. It returns how many
+// bytes are stored then.
+func (t *Table) apply(rev int64, events []Event) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range events {
@@ -180,16 +183,19 @@ func (t *Table) apply(rev int64, events []Event) {
 		if t.index != nil {
 			t.index.apply(e)
 		}
+		t.bytes += e.grown()
 	}
 	t.rev = rev
 	if len(events) == 0 {
-		return // watchers of a quiet resource sleep on; they read rev when they have a use for it
+		return t.bytes // watchers of a quiet resource sleep on; they read rev when they have a use for it
 	}
 	t.touched = rev
 	t.dropRootsLocked()
+	t.changes += int64(len(events))
 	t.log = append(t.log, events...)
 	t.trimLocked()
 	t.wakeLocked()
+	return t.bytes
 }
 
 // trimLocked drops the oldest quarter of a full log, whole revisions at a time. The
@@ -212,17 +218,20 @@ func (t *Table) wakeLocked() {
 	t.changed = make(chan struct{})
 }
 
-// reset replaces everything by the given objects at rev; all cursors are gone.
-func (t *Table) reset(rev int64, items []*Item) {
-	tree := newTree()
+// reset replaces everything by the given objects at rev; all cursors are gone. It returns
+// how many bytes they have.
+func (t *Table) reset(rev int64, items []*Item) int {
+	tree, bytes := newTree(), 0
 	for _, i := range items {
 		tree.ReplaceOrInsert(i)
+		bytes += len(i.Object)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tree, t.log, t.base = tree, nil, 0
+	t.tree, t.log, t.base, t.bytes = tree, nil, 0, bytes
 	t.dropped, t.rev, t.touched = rev, rev, rev
 	t.index, t.roots = nil, nil
 	t.epoch++
 	t.wakeLocked()
+	return bytes
 }

@@ -17,7 +17,6 @@ type View struct {
 	mu     sync.RWMutex
 	tables map[string]*Table // by prefix; guarded by mu
 	rev    int64             // guarded by mu
-	bytes  int               // of all stored objects; guarded by mu
 
 	// Wait blocks until everything up to a revision has been applied; set once.
 	wait func(ctx context.Context, rev int64) error
@@ -73,10 +72,8 @@ func (v *View) Rev() int64 {
 // Reset implements feed.Sink: forget everything, hold these objects.
 func (v *View) Reset(rev int64, entries []feed.Entry) error {
 	items := map[string][]*Item{}
-	var bytes int
 	for i := range entries {
 		e := &entries[i]
-		bytes += len(e.Object)
 		prefix := prefixOf(e.Key)
 		items[prefix] = append(items[prefix], itemOf(e))
 	}
@@ -85,10 +82,11 @@ func (v *View) Reset(rev int64, entries []feed.Entry) error {
 	for prefix := range items {
 		v.tableLocked(prefix)
 	}
+	var bytes int
 	for prefix, t := range v.tables {
-		t.reset(rev, items[prefix])
+		bytes += t.reset(rev, items[prefix])
 	}
-	v.rev, v.bytes = rev, bytes
+	v.rev = rev
 	v.Forms.Allow(max(formsLeast, bytes))
 	return nil
 }
@@ -104,16 +102,16 @@ func (v *View) Apply(batch feed.Batch) {
 		t := v.tableLocked(prefixOf(e.Key))
 		changes[t] = append(changes[t], t.event(e, changes[t]))
 	}
+	var bytes int
 	for _, t := range v.tables {
-		t.apply(batch.Rev, changes[t])
+		bytes += t.apply(batch.Rev, changes[t])
 	}
 	for _, events := range changes {
 		for i := range events {
 			v.Forms.forget(events[i].Prev)
-			v.bytes += events[i].grown()
 		}
 	}
-	v.Forms.Allow(max(formsLeast, v.bytes))
+	v.Forms.Allow(max(formsLeast, bytes))
 	v.rev = batch.Rev
 }
 

@@ -34,6 +34,8 @@ type Config struct {
 	Access apiserver.AccessConfig
 	// LogLevel is a zerolog level for the log file.
 	LogLevel string
+	// Flags are what the program was started with, for who asks the API server.
+	Flags map[string]string
 }
 
 // DefaultConfig returns the defaults for this machine.
