@@ -130,6 +130,17 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (st
 		c.log.Warn().Str("epoch", epoch).Msg("the streams belong to another etcd cluster, making new ones")
 		return c.remakeHistory(ctx, info.State.LastSeq, cluster, rev)
 	}
+	lost, err := c.endLost(ctx, info)
+	if err != nil {
+		return "", err
+	}
+	if lost {
+		c.log.Warn().Str("stream", StreamHistory).Msg("a stream has lost its end, making it anew")
+		if err := c.js.DeleteStream(ctx, StreamHistory); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return "", fmt.Errorf("bus: delete stream %s: %w", StreamHistory, explain(err))
+		}
+		return c.createHistory(ctx, info.State.LastSeq, cluster, rev)
+	}
 	return epoch, c.makeStream(ctx, info, historyConfig(c.cfg.Streams, epoch, info.Config.FirstSeq))
 }
 
@@ -191,6 +202,15 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 	if err != nil {
 		return false, err
 	}
+	mended := false
+	if have != nil {
+		if mended, err = c.dropHoled(ctx, cfg.Name); err != nil {
+			return false, err
+		}
+		if mended {
+			have = nil
+		}
+	}
 	cfg.Metadata = map[string]string{epochKey: epoch}
 	if cfg.Metadata[firstKey], err = c.mirrorFirst(ctx, have); err != nil {
 		return false, err
@@ -203,7 +223,24 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 	if partial {
 		cfg.Metadata[partialKey] = "true"
 	}
-	return partial, c.makeStream(ctx, have, cfg)
+	if err := c.makeStream(ctx, have, cfg); err != nil || !mended || cfg.Name != StreamState {
+		return partial, err
+	}
+	return partial, c.WaitMirror(ctx, cfg.Name) // who lists from it now would miss objects
+}
+
+// dropHoled deletes a mirror that has lost messages, so that it is made again of what
+// HISTORY has. What lies before that is no longer held, which its readers are told.
+func (c *Client) dropHoled(ctx context.Context, name string) (bool, error) {
+	holed, err := c.mirrorHoled(ctx, name)
+	if err != nil || !holed {
+		return false, err
+	}
+	c.log.Warn().Str("stream", name).Msg("a stream has lost messages, making it anew")
+	if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return false, fmt.Errorf("bus: delete stream %s: %w", name, explain(err))
+	}
+	return true, nil
 }
 
 // mirrorFirst is the sequence with which a mirror's history begins.

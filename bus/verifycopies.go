@@ -35,6 +35,9 @@ type copyCheck struct {
 	of     string // stream
 	// kept tells the first sequence of the original that the copy still keeps.
 	kept func(ctx context.Context) (uint64, error)
+	// rewritten says that the original may have lost its end and have been written again
+	// since: the same messages, recorded later.
+	rewritten bool
 
 	original <-chan schemas.Event
 	next     *schemas.Event // taken from original and not yet compared
@@ -119,6 +122,9 @@ func (k *copyCheck) has(ctx context.Context, e schemas.Event) error {
 	}
 	k.next = nil
 	k.found.Events++
+	if k.rewritten {
+		e.Recorded = o.Recorded
+	}
 	if !sameEvent(*o, e) {
 		k.report.found(&k.found.Different, "revision %d, message %d of %s: %s and %s differ", o.Rev, o.Ord, o.Key, k.of, k.copy)
 	}
@@ -151,7 +157,7 @@ func (c *Client) verifyArchive(ctx context.Context, r *Report) error {
 	if history.Empty || from > history.Seq {
 		return nil
 	}
-	k := &copyCheck{c: c, report: r, found: &r.Archive, copy: StreamArchive, of: StreamHistory, kept: c.firstOf(StreamArchive)}
+	k := &copyCheck{c: c, report: r, found: &r.Archive, copy: StreamArchive, of: StreamHistory, kept: c.firstOf(StreamArchive), rewritten: true}
 	upTo := func(fn func(e schemas.Event) error) func(e schemas.Event) error {
 		return func(e schemas.Event) error {
 			if e.Seq > history.Seq {
