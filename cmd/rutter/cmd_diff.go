@@ -150,6 +150,7 @@ func (f diffFlags) reader(s *remote.Server, args []string, hidden map[string]boo
 	resources, err := f.resources(s, args, instants)
 	return func(ctx context.Context, instant string) (objects, error) {
 		out := objects{}
+		seen := len(resources) == 0
 		for _, r := range resources {
 			found, err := s.List(ctx, instant, r, namespace)
 			switch {
@@ -161,7 +162,11 @@ func (f diffFlags) reader(s *remote.Server, args []string, hidden map[string]boo
 			case err != nil:
 				return nil, fmt.Errorf("%s at %s: %w", r.Resource, instant, err)
 			}
+			seen = true
 			maps.Copy(out, found)
+		}
+		if !seen {
+			return nil, fmt.Errorf("of all kinds at %s you may list none", instant)
 		}
 		return out, nil
 	}, err

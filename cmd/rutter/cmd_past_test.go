@@ -40,6 +40,10 @@ func TestDiffLeavesOutWhatItMayNotSee(t *testing.T) {
 	code, _, errs = rutter(t, "diff", "--from", "rev-20", "--to", "rev-31", "secrets")
 	require.Equal(t, exitFailed, code, "what was named is not left out")
 	require.Equal(t, "rutter: secrets at rev-20: jane cannot list secrets\n", errs)
+	f.refuse = map[string]string{"secrets": "Forbidden", "pods": "Forbidden", "deployments": "Forbidden", "replicasets": "Forbidden", "configmaps": "Forbidden"}
+	code, _, errs = rutter(t, "diff", "--from", "rev-20", "--to", "rev-31")
+	require.Equal(t, exitFailed, code, "who sees nothing has not seen that nothing differs")
+	require.Equal(t, "rutter: of all kinds at rev-20 you may list none\n", errs)
 }
 
 func TestExternalDiff(t *testing.T) {

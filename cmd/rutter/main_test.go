@@ -107,6 +107,10 @@ func TestErrors(t *testing.T) {
 			require.NoDirExists(t, absent, "a command that only reads must not make the data directory")
 		})
 	}
+	t.Setenv("KUBECONFIG", absent)
+	code, _, errs := rutter(t, "why", "pod/x")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, "rutter: no kubeconfig: $KUBECONFIG is "+absent+", which is not there or empty; give --kubeconfig\n", errs)
 	code, out, errs := rutter(t, "down", data)
 	require.Zero(t, code, errs)
 	require.Empty(t, out)

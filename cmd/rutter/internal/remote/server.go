@@ -64,6 +64,9 @@ func Connect(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
+	if file := os.Getenv(clientcmd.RecommendedConfigPathEnvVar); cfg.Kubeconfig == "" && file != "" && len(raw.Clusters)+len(raw.Contexts) == 0 {
+		return nil, fmt.Errorf("%w: $KUBECONFIG is %s, which is not there or empty; give --kubeconfig", errNoKubeconfig, file)
+	}
 	s := &Server{}
 	if s.rest, err = loader.ClientConfig(); err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
