@@ -1,6 +1,8 @@
 package apiserver_test
 
 import (
+	"fmt"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -32,6 +34,13 @@ func TestBootstrapTwiceChangesNothing(t *testing.T) {
 	defer func() { require.NoError(t, stop()) }()
 	require.NoError(t, err)
 
+	eventually(t, func() error { // what it writes when it serves already: allocations, its Lease
+		leases, err := c.client.CoordinationV1().Leases("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: "apiserver.kubernetes.io/identity"})
+		if ready := c.send(t, "GET", "/readyz", ""); err != nil || ready.status != http.StatusOK || len(leases.Items) == 0 {
+			return fmt.Errorf("ready: %d, leases: %v, %w", ready.status, leases, err)
+		}
+		return nil
+	})
 	before := c.revision(t)
 	require.NoError(t, bootstrap.Run(t.Context(), c.client, c.bootstrapConfig()))
 	changed, err := c.etcd.Get(t.Context(), schemas.RegistryPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinModRev(before+1))

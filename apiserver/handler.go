@@ -30,8 +30,9 @@ import (
 // loopbackUser is the API server talking to itself.
 var loopbackUser = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}
 
-// handler builds access control, admission, the kinds and the HTTP side.
-func (s *Server) handler(ctx context.Context) (http.Handler, error) {
+// handler builds access control, admission, the kinds and the HTTP side. Admission works
+// until its own context ends.
+func (s *Server) handler(ctx, admitting context.Context) (http.Handler, error) {
 	key, err := s.cfg.PKI.SigningKey("service-account")
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	may := access{authn: authn, authz: authz, rules: rules, tokens: tokens}
 	s.guard.open(may, s.informers.Core().V1().Namespaces().Lister())
-	installed, err := s.install(ctx, may)
+	installed, err := s.install(admitting, may)
 	if err != nil {
 		return nil, err
 	}

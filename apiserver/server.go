@@ -157,9 +157,11 @@ func (s *Server) Ready() <-chan struct{} { return s.start[filled] }
 // Run serves until the context ends or something breaks, then closes in reverse order.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.feed.Run(ctx) })
+	// Requests that are in flight when the server is to stop read what the feed brings.
+	reading, read := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return s.feed.Run(reading) })
 	g.Go(func() error { return s.view.Forms.Run(ctx) })
-	g.Go(func() error { return s.serve(ctx) })
+	g.Go(func() error { defer read(); return s.serve(ctx) })
 	if s.cfg.Bus != nil {
 		compactor := relay.NewCompactor(s.cfg.Etcd, s.feed.Revision, s.relay.Position, relay.DefaultCompactorConfig(), s.cfg.Log)
 		g.Go(func() error { return s.relay.Run(ctx) })
@@ -217,7 +219,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	if err := s.feed.WaitFor(ctx, 1); err != nil {
 		return err
 	}
-	handler, err := s.handler(ctx)
+	admitting, admitted := context.WithCancel(context.WithoutCancel(ctx)) // until the last request is answered
+	defer admitted()
+	handler, err := s.handler(ctx, admitting)
 	if err != nil {
 		return fmt.Errorf("apiserver: %w", err)
 	}
