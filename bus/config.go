@@ -74,7 +74,7 @@ func DefaultServerConfig(storeDir string) ServerConfig {
 		MaxStore:     6 << 30,
 		MaxMemory:    256 << 20,
 		MaxPayload:   8 << 20,
-		SyncInterval: time.Minute,
+		SyncInterval: 10 * time.Second,
 	}
 }
 

@@ -26,8 +26,8 @@ type CompactorConfig struct {
 	MaxHold time.Duration
 }
 
-// DefaultCompactorConfig is what a production API server uses. Settle covers the minute
-// after which the embedded bus flushes, and the two of a NATS server that was not told.
+// DefaultCompactorConfig is what a production API server uses. Settle covers the two
+// minutes after which a NATS server flushes that was not told otherwise.
 func DefaultCompactorConfig() CompactorConfig {
 	return CompactorConfig{Keep: 5 * time.Minute, Interval: time.Minute, Settle: 3 * time.Minute, MaxHold: 12 * time.Hour}
 }
