@@ -136,8 +136,8 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (st
 	}
 	if lost {
 		c.log.Warn().Str("stream", StreamHistory).Msg("a stream has lost its end, making it anew")
-		if err := c.js.DeleteStream(ctx, StreamHistory); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return "", fmt.Errorf("bus: delete stream %s: %w", StreamHistory, explain(err))
+		if err := c.dropStream(ctx, StreamHistory); err != nil {
+			return "", err
 		}
 		return c.createHistory(ctx, info.State.LastSeq, cluster, rev)
 	}
@@ -237,10 +237,7 @@ func (c *Client) dropHoled(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	c.log.Warn().Str("stream", name).Msg("a stream has lost messages, making it anew")
-	if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return false, fmt.Errorf("bus: delete stream %s: %w", name, explain(err))
-	}
-	return true, nil
+	return true, c.dropStream(ctx, name)
 }
 
 // mirrorFirst is the sequence with which a mirror's history begins.
@@ -272,9 +269,17 @@ func (c *Client) statePartial(ctx context.Context, have *jetstream.StreamInfo) (
 // except for the past.
 func (c *Client) DropStreams(ctx context.Context) error {
 	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamPacks, StreamArchive, StreamRelay, StreamHistory} {
-		if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return fmt.Errorf("bus: delete stream %s: %w", name, err)
+		if err := c.dropStream(ctx, name); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// dropStream deletes a stream if it is there.
+func (c *Client) dropStream(ctx context.Context, name string) error {
+	if err := c.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("bus: delete stream %s: %w", name, explain(err))
 	}
 	return nil
 }

@@ -100,8 +100,9 @@ func fingerprintOf(seed maphash.Seed, e schemas.Event) fingerprint {
 const verifyPatience = 30 * time.Second
 
 // Verify compares HISTORY with etcd over all revisions that both still hold, STATE with
-// etcd's objects, and the copies of HISTORY that the past is read from with it. It gives the relay half a minute to pass the revision
-// that etcd has when it is called; after that, what is not there is missing.
+// etcd's objects, and the copies that the past is read from with HISTORY. It gives the
+// relay half a minute to pass the revision that etcd has when it is called; after that,
+// what is not there is missing.
 //
 // It reads both sides at once and remembers no more than maxLate of what one side has and
 // the other has not yet, a few words for every object, and one pack.
