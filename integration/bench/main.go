@@ -18,12 +18,13 @@ import (
 
 // options are the command line.
 type options struct {
-	rutter, dir, work, out string
-	only, profiles         string
-	objects, watchers      string
-	repeat, writes         int
-	informers, deliveries  int
-	events, subscribers    int
+	rutter, flags         string
+	dir, work, out        string
+	only, profiles        string
+	objects, watchers     string
+	repeat, writes        int
+	informers, deliveries int
+	events, subscribers   int
 }
 
 // sections are what can be chosen with -only, in the order in which they run: what comes
@@ -33,6 +34,7 @@ var sections = []string{"memory", "list", "watch", "informers", "write", "start"
 func main() {
 	var o options
 	flag.StringVar(&o.rutter, "rutter", "bin/rutter", "the program")
+	flag.StringVar(&o.flags, "flags", "", "further flags of rutter up, with spaces between them")
 	flag.StringVar(&o.dir, "dir", filepath.Join("integration", "conformance", "upstream"), "the module that pins upstream")
 	flag.StringVar(&o.work, "work", filepath.Join("bin", "upstream"), "where upstream's programs are built")
 	flag.StringVar(&o.out, "out", "", "also write the table to this file")
@@ -81,7 +83,7 @@ func (p plan) compare(ctx context.Context, t *table) (err error) {
 	if err != nil {
 		return err
 	}
-	rutter, err := servers.StartRutter(ctx, p.rutter)
+	rutter, err := servers.StartRutter(ctx, p.rutter, strings.Fields(p.flags)...)
 	if err != nil {
 		return err
 	}

@@ -195,7 +195,9 @@ func (c *Cluster) runParts(ctx context.Context, ready func(*Progress)) error {
 	api := c.api.Load()
 	g.Go(func() error { return named("API server", api.Run(ctx)) })
 	g.Go(func() error { return named("etcd", c.watchEtcd(ctx)) })
-	g.Go(func() error { return giveBack(ctx) })
+	if !c.cfg.KeepMemory {
+		g.Go(func() error { return giveBack(ctx) })
+	}
 	g.Go(func() error {
 		select {
 		case <-api.Ready():

@@ -32,6 +32,8 @@ type Config struct {
 	APIOnly bool
 	// Access is who is let in, and what is recorded of it.
 	Access apiserver.AccessConfig
+	// KeepMemory keeps for the next burst of requests what the last one used.
+	KeepMemory bool
 	// LogLevel is a zerolog level for the log file.
 	LogLevel string
 	// Flags are what the program was started with, for who asks the API server.
