@@ -37,7 +37,8 @@ type command struct {
 // process is a running command.
 type process struct {
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when it has
+	err    error         // how; read once exited is closed
 }
 
 const (
@@ -83,13 +84,16 @@ func (c command) start() (*process, error) {
 		return nil, err
 	}
 	defer log.Close() // the process has its own
-	p := &process{cmd: exec.Command(c.program, c.args...), exited: make(chan error, 1)}
+	p := &process{cmd: exec.Command(c.program, c.args...), exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for who started us
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { p.exited <- p.cmd.Wait() }()
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
 	return p, nil
 }
 
@@ -153,9 +157,8 @@ func (s *Server) wait(ctx context.Context, what string, try func() error) error 
 		}
 		for _, p := range s.processes {
 			select {
-			case err := <-p.exited:
-				p.exited <- err // for whoever ends it
-				return fmt.Errorf("%s ended: %w", filepath.Base(p.cmd.Path), err)
+			case <-p.exited:
+				return fmt.Errorf("%s ended: %w", filepath.Base(p.cmd.Path), p.err)
 			default:
 			}
 		}

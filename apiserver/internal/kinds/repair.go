@@ -19,10 +19,10 @@ import (
 const (
 	// repairEvery is upstream's interval for node ports, and for looking at all addresses.
 	repairEvery = 3 * time.Minute
-	// firstPause and lastPause are how long a first repair that fails waits for the next
-	// try. Upstream gives up after a minute and ends the server.
+	// firstPause and lastPause are how long a first repair has until the next try, whether
+	// it fails or takes long. Upstream gives up after a minute and ends the server.
 	firstPause = time.Second
-	lastPause  = time.Minute
+	lastPause  = 15 * time.Minute
 )
 
 // Repairs keep allocations and Services together: what was allocated for a Service that

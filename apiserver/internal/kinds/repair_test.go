@@ -18,7 +18,7 @@ func TestFirstRepairIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const failures = 8
+				const failures = 11
 				begun := time.Now()
 				var tries []time.Duration
 				var forgotten, repaired int
@@ -45,7 +45,7 @@ func TestFirstRepairIsTriedAgain(t *testing.T) {
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				s := time.Second
-				require.Equal(t, []time.Duration{0, 1 * s, 3 * s, 7 * s, 15 * s, 31 * s, 63 * s, 123 * s, 183 * s}, tries)
+				require.Equal(t, []time.Duration{0, 1 * s, 3 * s, 7 * s, 15 * s, 31 * s, 63 * s, 127 * s, 255 * s, 511 * s, 1023 * s, 1923 * s}, tries)
 				require.Equal(t, 1, repaired)
 				require.Equal(t, failures, forgotten, "the loop that goes on keeps its handlers")
 				cancel()
