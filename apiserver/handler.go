@@ -33,11 +33,11 @@ var loopbackUser = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{
 // handler builds access control, admission, the kinds and the HTTP side. Admission works
 // until its own context ends.
 func (s *Server) handler(ctx, admitting context.Context) (http.Handler, error) {
-	key, err := s.cfg.PKI.SigningKey("service-account")
+	keys, err := s.cfg.Access.tokenKeys(s.cfg.PKI)
 	if err != nil {
 		return nil, err
 	}
-	authn, err := s.authentication(ctx, key.Public())
+	authn, err := s.authentication(ctx, keys.public)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (s *Server) handler(ctx, admitting context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := kinds.Tokens(Issuer, key)
+	tokens, err := kinds.Tokens(Issuer, keys.signing)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (s *Server) handler(ctx, admitting context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := kinds.IssuerServices(Issuer, s.advertised(), []any{key.Public()})
+	issuer, err := kinds.IssuerServices(Issuer, s.advertised(), keys.public)
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +76,14 @@ type access struct {
 	tokens kinds.TokenGenerator
 }
 
-func (s *Server) authentication(ctx context.Context, publicKey any) (authenticator.Request, error) {
+func (s *Server) authentication(ctx context.Context, tokenKeys []any) (authenticator.Request, error) {
 	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", s.cfg.PKI.CAPEM())
 	if err != nil {
 		return nil, err
 	}
 	others, err := kinds.Authentication(ctx, kinds.AuthenticationConfig{
 		ServerID: s.cfg.ID, ClientCA: clientCA, Issuer: Issuer, Audiences: audiences,
-		PublicKeys: []any{publicKey}, Client: s.client, Informers: s.informers,
+		PublicKeys: tokenKeys, Client: s.client, Informers: s.informers,
 		BootstrapTokens: s.cfg.Access.BootstrapTokens, File: s.cfg.Access.AuthenticationFile,
 	})
 	if err != nil {
@@ -96,23 +96,7 @@ func (s *Server) authentication(ctx context.Context, publicKey any) (authenticat
 		}
 		return &authenticator.Response{Audiences: audiences, User: loopbackUser}, true, nil
 	}))
-	return newCertificates(union.New(lenient{loopback}, others)), nil
-}
-
-// lenient passes on credentials that are not the loopback's: bearertoken calls a token
-// it does not know an error, which would keep the others from looking at it.
-type lenient struct{ authenticator.Request }
-
-func (l lenient) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
-	header := r.Header.Get("Authorization")
-	resp, ok, err := l.Request.AuthenticateRequest(r)
-	if !ok && header != "" {
-		r.Header.Set("Authorization", header)
-	}
-	if !ok {
-		return nil, false, nil
-	}
-	return resp, ok, err
+	return newCertificates(union.New(loopback, others)), nil
 }
 
 func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
@@ -133,6 +117,7 @@ func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {
 	admit, err := kinds.Admission(ctx, kinds.AdmissionConfig{
 		ServerID: s.cfg.ID, Client: s.client, Dynamic: dyn, Informers: s.informers,
 		Authorizer: a.authz, Mapper: mapping, Services: hooks.services, Webhooks: hooks.authentication, OpenAPI: documents,
+		File: s.cfg.Access.AdmissionFile,
 	})
 	if err != nil {
 		return nil, err

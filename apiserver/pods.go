@@ -125,7 +125,7 @@ func (l podLister) Get(name string) (*corev1.Pod, error) {
 	}
 	item, ok := st.Table().Get(st.Prefix() + l.namespace + "/" + name)
 	if !ok {
-		return nil, apierrors.NewNotFound(corev1.Resource("pods"), name)
+		return nil, apierrors.NewNotFound(corev1.Resource("pod"), name) // the kind, as upstream's listers say it
 	}
 	return podOf(item)
 }

@@ -45,6 +45,7 @@ func TestPodListerReadsTheView(t *testing.T) {
 	require.Empty(t, pod.Kind, "as clients decode it")
 	_, err = lister.Pods("b").Get("y")
 	require.True(t, apierrors.IsNotFound(err), "%v", err)
+	require.EqualError(t, err, `pod "y" not found`, "as upstream's lister says it, which admission passes on")
 
 	for name, tc := range map[string]struct {
 		namespace string

@@ -86,7 +86,9 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	sealer, err := seal.Load(cfg.SealFile)
+	sealer, err := seal.Load(cfg.SealFile, func(err error) {
+		cfg.Log.Error().Str("component", "seal").Err(err).Msg("key file not taken over; the keys that were there before seal and open")
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,8 @@ type Config struct {
 	RootCA []byte
 	// Sign signs with the cluster's authority, for CertificateSigningRequests.
 	Sign certificates.Sign
+	// Token signs the tokens that Secrets hold.
+	Token serviceaccount.Token
 
 	// API is how to reach the API server; its transport must pass causes on.
 	API    *rest.Config
@@ -82,6 +84,8 @@ func (c Config) Validate() error {
 		return errors.New("reconcilers: RootCA is empty")
 	case c.Sign == nil:
 		return errors.New("reconcilers: Sign is required")
+	case c.Token == nil:
+		return errors.New("reconcilers: Token is required")
 	case c.API == nil || c.Source == nil:
 		return errors.New("reconcilers: API and Source are required")
 	}
@@ -115,7 +119,13 @@ func New(cfg Config) (*Reconcilers, error) {
 			return serviceaccount.New(c.client("service-account"), c.Source, c.Log)
 		},
 		func(c Config) (*engine.Controller, error) {
+			return serviceaccount.NewTokens(c.client("service-account-token"), c.Token, c.RootCA, c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
 			return rootca.New(c.client("root-ca"), c.RootCA, c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
+			return rootca.NewTrustBundle(c.client("trust-bundle"), c.RootCA, c.Source, c.Log)
 		},
 		func(c Config) (*engine.Controller, error) {
 			return deployment.New(c.client("deployment"), c.Source, c.Log)
@@ -147,6 +157,9 @@ func New(cfg Config) (*Reconcilers, error) {
 		quotas,
 		func(c Config) (*engine.Controller, error) {
 			return certificates.New(c.client("certificate-signing"), c.Sign, c.Source, c.Log)
+		},
+		func(c Config) (*engine.Controller, error) {
+			return certificates.NewForPods(c.client("pod-certificate-cleaner"), c.Source, c.Log)
 		},
 		collector, // last: it reads what others read, as metadata only
 	} {

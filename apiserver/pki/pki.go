@@ -210,23 +210,32 @@ func (a *Authority) stillGood(pair Pair, leaf Leaf) bool {
 		slices.EqualFunc(cert.IPAddresses, ips, net.IP.Equal)
 }
 
+// brief is a life so short that the skew at its beginning is not taken off its end.
+const brief = 8 * time.Hour
+
 // SignRequest signs what somebody else's key asks for: its subject and subject
-// alternative names, with one usage, for at most as long as the authority lives. The
+// alternative names, with these usages, for at most as long as the authority lives. The
 // caller has decided that the request is right.
-func (a *Authority) SignRequest(r *x509.CertificateRequest, usage x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
+func (a *Authority) SignRequest(r *x509.CertificateRequest, key x509.KeyUsage, extended []x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
 	serial, err := serialNumber()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
+	if !now.Before(a.cert.NotAfter) {
+		return nil, fmt.Errorf("sign certificate of %s: the authority's own certificate has ended at %s", r.Subject.CommonName, a.cert.NotAfter.Format(time.RFC3339))
+	}
 	until := now.Add(life)
+	if life >= brief {
+		until = until.Add(-skew)
+	}
 	if until.After(a.cert.NotAfter) {
 		until = a.cert.NotAfter
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial, Subject: r.Subject, NotBefore: now.Add(-skew), NotAfter: until,
 		DNSNames: r.DNSNames, IPAddresses: r.IPAddresses, EmailAddresses: r.EmailAddresses, URIs: r.URIs,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, ExtKeyUsage: []x509.ExtKeyUsage{usage}, BasicConstraintsValid: true,
+		KeyUsage: key, ExtKeyUsage: extended, BasicConstraintsValid: true,
 	}, a.cert, r.PublicKey, a.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate of %s: %w", r.Subject.CommonName, err)

@@ -1,9 +1,12 @@
 package pki
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"io/fs"
 	"net"
 	"os"
@@ -196,6 +199,36 @@ func TestModes(t *testing.T) {
 	info, err := os.Stat(dir)
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+}
+
+func TestSignRequest(t *testing.T) {
+	a := load(t, t.TempDir())
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "jane", Organization: []string{"readers"}}}, key)
+	require.NoError(t, err)
+	asked, err := x509.ParseCertificateRequest(der)
+	require.NoError(t, err)
+	for name, c := range map[string]struct{ life, want time.Duration }{
+		"short":                    {10 * time.Minute, 10 * time.Minute},
+		"long":                     {24 * time.Hour, 24*time.Hour - skew},
+		"longer than the CA lives": {2 * caLife, caLife},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now()
+			signed, err := a.SignRequest(asked, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, c.life)
+			require.NoError(t, err)
+			cert, err := parseCert(signed)
+			require.NoError(t, err)
+			require.WithinDuration(t, now.Add(c.want), cert.NotAfter, time.Minute)
+			require.WithinDuration(t, now.Add(-skew), cert.NotBefore, time.Minute)
+			require.Equal(t, x509.KeyUsageDigitalSignature, cert.KeyUsage, "what was asked for and no more")
+			require.Equal(t, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, cert.ExtKeyUsage)
+			require.Equal(t, "jane", cert.Subject.CommonName)
+			require.False(t, cert.IsCA)
+			require.NoError(t, cert.CheckSignatureFrom(a.cert))
+		})
+	}
 }
 
 func TestHandshake(t *testing.T) {

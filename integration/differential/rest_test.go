@@ -220,6 +220,7 @@ func access() []request {
 		post("node restriction", "/api/v1/nodes", "{apiVersion: v1, kind: Node, metadata: {name: other}}", header("Impersonate-User", "system:node:mine"), header("Impersonate-Group", "system:nodes")),
 		post("node restriction own", "/api/v1/nodes", "{apiVersion: v1, kind: Node, metadata: {name: mine, labels: {node-restriction.kubernetes.io/x: y}}}", header("Impersonate-User", "system:node:mine"), header("Impersonate-Group", "system:nodes")),
 		get("node authorizer", "/api/v1/namespaces/r/secrets/s-0", header("Impersonate-User", "system:node:mine"), header("Impersonate-Group", "system:nodes")),
+		post("node evicts nobody", "/api/v1/namespaces/r/pods/nobody/eviction", "{apiVersion: policy/v1, kind: Eviction, metadata: {name: nobody, namespace: r}}", header("Impersonate-User", "system:node:mine"), header("Impersonate-Group", "system:nodes")),
 		get("node authorizer list", "/api/v1/namespaces/r/secrets", header("Impersonate-User", "system:node:mine"), header("Impersonate-Group", "system:nodes")),
 	}
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/runtime"
 	auditapi "k8s.io/apiserver/pkg/apis/audit"
 )
 
@@ -35,6 +38,10 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"negative size":         {func(c *Config) { c.Log.MaxSize = -1 }, "--audit-log-maxsize -1 is negative"},
 		"negative backups":      {func(c *Config) { c.Log.MaxBackups = -1 }, "--audit-log-maxbackup -1 is negative"},
 		"negative age":          {func(c *Config) { c.Log.MaxAge = -1 }, "--audit-log-maxage -1 is negative"},
+		"unknown format":        {func(c *Config) { c.Log.Format = "xml" }, `--audit-log-format "xml" is none of`},
+		"no pause":              {func(c *Config) { c.Webhook.Pause = 0 }, "--audit-webhook-initial-backoff 0s is not positive"},
+		"records of no size":    {func(c *Config) { c.Log.Truncate = Truncation{Enabled: true} }, "--audit-log-truncate-max-event-size 0 is not positive"},
+		"small batches":         {func(c *Config) { c.Webhook.Truncate = Truncation{true, 2, 1} }, "--audit-webhook-truncate-max-batch-size 1 is less"},
 		"no such file":          {func(c *Config) { c.PolicyFile = "/nowhere/policy.yaml" }, "open /nowhere/policy.yaml"},
 		"unknown level":         {withPolicy(t, "rules:\n- level: Everything\n"), `rules[0].level: Unsupported value: "Everything"`},
 		"misspelled field":      {withPolicy(t, "rules:\n- level: Metadata\n  user: [\"x\"]\n"), `unknown field "rules[0].user"`},
@@ -56,6 +63,60 @@ func withPolicy(t *testing.T, body string) func(*Config) {
 	t.Helper()
 	path := write(t, "bad.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\n"+body)
 	return func(c *Config) { c.PolicyFile = path }
+}
+
+func TestLargeRecordsLoseTheirBodies(t *testing.T) {
+	c := DefaultConfig()
+	c.PolicyFile, c.Log.Path, c.Log.Mode = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking
+	c.Log.Truncate = Truncation{Enabled: true, MaxEvent: 1000, MaxBatch: 2000}
+	trail, err := New(c)
+	require.NoError(t, err)
+	require.NoError(t, trail.Start())
+	body := func(size int) *runtime.Unknown {
+		return &runtime.Unknown{Raw: []byte(`{"k":"` + strings.Repeat("x", size) + `"}`), ContentType: runtime.ContentTypeJSON}
+	}
+	for _, size := range []int{10, 5000} {
+		require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "id", Level: auditapi.LevelRequest, RequestObject: body(size)}))
+	}
+	require.NoError(t, trail.Close())
+	data, err := os.ReadFile(c.Log.Path)
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	require.Len(t, lines, 2)
+	require.Contains(t, lines[0], "xxxxxxxxxx")
+	require.NotContains(t, lines[0], "truncated")
+	require.NotContains(t, lines[1], "xxxxxxxxxx")
+	require.Contains(t, lines[1], `"audit.k8s.io/truncated":"true"`)
+}
+
+func TestRotatedFilesAreCompressed(t *testing.T) {
+	c := DefaultConfig()
+	c.PolicyFile, c.Log.Path, c.Log.Mode = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking
+	c.Log.MaxSize, c.Log.Compress = 1, true
+	trail, err := New(c)
+	require.NoError(t, err)
+	require.NoError(t, trail.Start())
+	for range 3 {
+		require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "id", Level: auditapi.LevelMetadata, UserAgent: strings.Repeat("x", 600<<10)}))
+	}
+	require.Eventually(t, func() bool {
+		packed, err := filepath.Glob(filepath.Join(filepath.Dir(c.Log.Path), "*.gz"))
+		return err == nil && len(packed) > 0
+	}, time.Minute, 5*time.Millisecond)
+	require.NoError(t, trail.Close())
+}
+
+func TestLegacyFormatIsALineOfText(t *testing.T) {
+	c := DefaultConfig()
+	c.PolicyFile, c.Log.Path, c.Log.Mode, c.Log.Format = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking, FormatLegacy
+	trail, err := New(c)
+	require.NoError(t, err)
+	require.NoError(t, trail.Start())
+	require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "some-id", Level: auditapi.LevelMetadata}))
+	require.NoError(t, trail.Close())
+	data, err := os.ReadFile(c.Log.Path)
+	require.NoError(t, err)
+	require.Contains(t, string(data), `id="some-id"`)
 }
 
 func TestFileIsForItsOwnerAndRotates(t *testing.T) {

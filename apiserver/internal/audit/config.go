@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	auditapi "k8s.io/apiserver/pkg/apis/audit"
 	upstream "k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
+	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
+	audithook "k8s.io/apiserver/plugin/pkg/audit/webhook"
 )
 
 // Modes of handing records over.
@@ -43,21 +46,46 @@ type Log struct {
 	MaxBackups int
 	// MaxAge is for how many days rotated files are kept; 0 keeps them whatever their age.
 	MaxAge int
-	Mode   string
+	// Compress compresses rotated files with gzip.
+	Compress bool
+	// Format is FormatJSON or FormatLegacy.
+	Format   string
+	Mode     string
+	Truncate Truncation
+}
+
+// Formats of the file.
+const (
+	FormatJSON = auditlog.FormatJson
+	// FormatLegacy is a line of key="value" pairs, without bodies.
+	FormatLegacy = auditlog.FormatLegacy
+)
+
+// Truncation bounds what is handed over at once. A record that is too large loses its
+// bodies, and is dropped and counted if that is not enough.
+type Truncation struct {
+	Enabled  bool
+	MaxEvent int64 // bytes of a record
+	MaxBatch int64 // bytes of a batch of records
 }
 
 // Webhook is a server that records are sent to.
 type Webhook struct {
 	// ConfigFile is a kubeconfig that says where it is and who calls.
 	ConfigFile string
-	Mode       string
+	// Pause is how long to wait before a record that did not arrive is sent again; the
+	// pauses that follow grow.
+	Pause    time.Duration
+	Mode     string
+	Truncate Truncation
 }
 
 // DefaultConfig records nothing; its bounds are kube-apiserver's.
 func DefaultConfig() Config {
+	bounds := Truncation{MaxEvent: 100 << 10, MaxBatch: 10 << 20}
 	return Config{
-		Log:     Log{MaxSize: 100, MaxBackups: 100, MaxAge: 366, Mode: ModeBatch},
-		Webhook: Webhook{Mode: ModeBatch},
+		Log:     Log{MaxSize: 100, MaxBackups: 100, MaxAge: 366, Format: FormatJSON, Mode: ModeBatch, Truncate: bounds},
+		Webhook: Webhook{Pause: audithook.DefaultInitialBackoffDelay, Mode: ModeBatch, Truncate: bounds},
 	}
 }
 
@@ -76,18 +104,49 @@ func (c Config) policy() (*auditapi.Policy, error) {
 		return nil, errors.New("--audit-log-path and --audit-webhook-config-file need --audit-policy-file, which says what to record")
 	case c.Log.Path == "" && c.Webhook.ConfigFile == "":
 		return nil, errors.New("--audit-policy-file needs --audit-log-path or --audit-webhook-config-file, where records go")
-	case !slices.Contains(modes, c.Log.Mode):
-		return nil, fmt.Errorf("--audit-log-mode %q is none of %q", c.Log.Mode, modes)
-	case !slices.Contains(modes, c.Webhook.Mode):
-		return nil, fmt.Errorf("--audit-webhook-mode %q is none of %q", c.Webhook.Mode, modes)
-	case c.Log.MaxSize < 0:
-		return nil, fmt.Errorf("--audit-log-maxsize %d is negative", c.Log.MaxSize)
-	case c.Log.MaxBackups < 0:
-		return nil, fmt.Errorf("--audit-log-maxbackup %d is negative", c.Log.MaxBackups)
-	case c.Log.MaxAge < 0:
-		return nil, fmt.Errorf("--audit-log-maxage %d is negative", c.Log.MaxAge)
+	}
+	if err := errors.Join(c.Log.validate(), c.Webhook.validate()); err != nil {
+		return nil, err
 	}
 	return readPolicy(c.PolicyFile)
+}
+
+func (l Log) validate() error {
+	switch {
+	case !slices.Contains(modes, l.Mode):
+		return fmt.Errorf("--audit-log-mode %q is none of %q", l.Mode, modes)
+	case !slices.Contains(auditlog.AllowedFormats, l.Format):
+		return fmt.Errorf("--audit-log-format %q is none of %q", l.Format, auditlog.AllowedFormats)
+	case l.MaxSize < 0:
+		return fmt.Errorf("--audit-log-maxsize %d is negative", l.MaxSize)
+	case l.MaxBackups < 0:
+		return fmt.Errorf("--audit-log-maxbackup %d is negative", l.MaxBackups)
+	case l.MaxAge < 0:
+		return fmt.Errorf("--audit-log-maxage %d is negative", l.MaxAge)
+	}
+	return l.Truncate.validate("log")
+}
+
+func (w Webhook) validate() error {
+	switch {
+	case !slices.Contains(modes, w.Mode):
+		return fmt.Errorf("--audit-webhook-mode %q is none of %q", w.Mode, modes)
+	case w.Pause <= 0:
+		return fmt.Errorf("--audit-webhook-initial-backoff %s is not positive", w.Pause)
+	}
+	return w.Truncate.validate("webhook")
+}
+
+func (t Truncation) validate(sink string) error {
+	switch {
+	case !t.Enabled:
+		return nil
+	case t.MaxEvent <= 0:
+		return fmt.Errorf("--audit-%s-truncate-max-event-size %d is not positive", sink, t.MaxEvent)
+	case t.MaxBatch < t.MaxEvent:
+		return fmt.Errorf("--audit-%s-truncate-max-batch-size %d is less than the size of a record, %d", sink, t.MaxBatch, t.MaxEvent)
+	}
+	return nil
 }
 
 func readPolicy(path string) (*auditapi.Policy, error) {

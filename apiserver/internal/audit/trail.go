@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/apiserver/plugin/pkg/audit/buffered"
 	auditlog "k8s.io/apiserver/plugin/pkg/audit/log"
+	"k8s.io/apiserver/plugin/pkg/audit/truncate"
 	audithook "k8s.io/apiserver/plugin/pkg/audit/webhook"
 )
 
@@ -45,14 +46,14 @@ func New(c Config) (*Trail, error) {
 			return nil, fmt.Errorf("--audit-log-path: %w", err)
 		}
 		t.file = out
-		sinks = append(sinks, inMode(c.Log.Mode, auditlog.NewBackend(out, auditlog.FormatJson, auditv1.SchemeGroupVersion), logBatches))
+		sinks = append(sinks, c.Log.Truncate.of(inMode(c.Log.Mode, auditlog.NewBackend(out, c.Log.Format, auditv1.SchemeGroupVersion), logBatches)))
 	}
 	if c.Webhook.ConfigFile != "" {
-		hook, err := audithook.NewBackend(c.Webhook.ConfigFile, auditv1.SchemeGroupVersion, webhook.DefaultRetryBackoffWithInitialDelay(audithook.DefaultInitialBackoffDelay), nil)
+		hook, err := audithook.NewBackend(c.Webhook.ConfigFile, auditv1.SchemeGroupVersion, webhook.DefaultRetryBackoffWithInitialDelay(c.Webhook.Pause), nil)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("--audit-webhook-config-file: %w", err), t.closeFile())
 		}
-		sinks = append(sinks, inMode(c.Webhook.Mode, hook, hookBatches))
+		sinks = append(sinks, c.Webhook.Truncate.of(inMode(c.Webhook.Mode, hook, hookBatches)))
 	}
 	t.Sink = upstream.Union(sinks...)
 	return t, nil
@@ -66,6 +67,14 @@ var (
 		ThrottleEnable: true, ThrottleQPS: 10, ThrottleBurst: 15, AsyncDelegate: true,
 	}
 )
+
+// of keeps what goes to a sink within the bounds.
+func (t Truncation) of(sink upstream.Backend) upstream.Backend {
+	if !t.Enabled {
+		return sink
+	}
+	return truncate.NewBackend(sink, truncate.Config{MaxEventSize: t.MaxEvent, MaxBatchSize: t.MaxBatch}, auditv1.SchemeGroupVersion)
+}
 
 func inMode(mode string, sink upstream.Backend, batches buffered.BatchConfig) upstream.Backend {
 	switch mode {
@@ -104,7 +113,7 @@ func (l Log) open() (io.WriteCloser, error) {
 	}
 	// It keeps the mode of the file. Its goroutine that removes old files lives as long as
 	// the process.
-	return &lumberjack.Logger{Filename: l.Path, MaxSize: l.MaxSize, MaxBackups: l.MaxBackups, MaxAge: l.MaxAge}, nil
+	return &lumberjack.Logger{Filename: l.Path, MaxSize: l.MaxSize, MaxBackups: l.MaxBackups, MaxAge: l.MaxAge, Compress: l.Compress}, nil
 }
 
 // standardOutput is not closed: it is not ours.

@@ -49,6 +49,7 @@ func Run(ctx context.Context, client kubernetes.Interface, c Config) error {
 	g.Go(func() error { return kinds.EnsurePriorityClasses(ctx, client) })
 	g.Go(func() error { return kinds.EnsureFlowControl(ctx, client) })
 	g.Go(func() error { return ensureDelegation(ctx, client, c.Delegation) })
+	g.Go(func() error { return ensureTokenTracking(ctx, client, time.Now()) })
 	g.Go(func() error {
 		if err := ensureServiceCIDR(ctx, client, c.ServiceCIDR); err != nil {
 			return err
@@ -86,6 +87,32 @@ func ensureDelegation(ctx context.Context, client kubernetes.Interface, data map
 		return fmt.Errorf("config map %s: %w", delegationName, err)
 	}
 	return nil
+}
+
+// The ConfigMap that tells since when the use of tokens in Secrets is noted on these, as a
+// date: whoever wants to delete unused ones asks it.
+const (
+	trackingName = "kube-apiserver-legacy-service-account-token-tracking"
+	trackedSince = "since"
+)
+
+func ensureTokenTracking(ctx context.Context, client kubernetes.Interface, now time.Time) error {
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	data := map[string]string{trackedSince: now.UTC().Format(time.DateOnly)}
+	found, err := maps.Get(ctx, trackingName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: trackingName}, Data: data}, metav1.CreateOptions{})
+	} else if err == nil {
+		if _, bad := time.Parse(time.DateOnly, found.Data[trackedSince]); bad == nil {
+			return nil
+		}
+		found.Data = data
+		_, err = maps.Update(ctx, found, metav1.UpdateOptions{})
+	}
+	if err == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) {
+		return nil // another API server has done it
+	}
+	return fmt.Errorf("config map %s: %w", trackingName, err)
 }
 
 func ensureNamespaces(ctx context.Context, client kubernetes.Interface) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	restful "github.com/emicklei/go-restful/v3"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
@@ -32,6 +33,19 @@ type TokenGenerator = serviceaccounttoken.TokenGenerator
 // or *rsa.PrivateKey).
 func Tokens(issuer string, key any) (TokenGenerator, error) {
 	return serviceaccounttoken.JWTTokenGenerator(issuer, key)
+}
+
+// SecretTokens signs tokens for Secrets: each names its account and its Secret, and has no
+// end of its own.
+func SecretTokens(key any) (func(context.Context, *corev1.ServiceAccount, *corev1.Secret) (string, error), error) {
+	generator, err := Tokens(serviceaccounttoken.LegacyIssuer, key)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	return func(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+		public, private := serviceaccounttoken.LegacyClaims(*account, *secret)
+		return generator.GenerateToken(ctx, public, private)
+	}, nil
 }
 
 // IssuerServices serve the discovery documents of the service-account issuer (OpenID

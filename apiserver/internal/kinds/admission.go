@@ -3,7 +3,6 @@ package kinds
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -102,16 +101,17 @@ type AdmissionConfig struct {
 	Services   webhook.ServiceResolver
 	Webhooks   webhook.AuthenticationInfoResolverWrapper
 	OpenAPI    *LocalOpenAPI
+	// File is the path of an AdmissionConfiguration; empty for none.
+	File string
 }
-
-// noPluginConfig: every plugin runs with its defaults.
-type noPluginConfig struct{}
-
-func (noPluginConfig) ConfigFor(string) (io.Reader, error) { return nil, nil }
 
 // Admission builds the chain of default admission plugins. The context ends what the
 // plugins run in the background.
 func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, error) {
+	configs, err := readAdmission(c.File)
+	if err != nil {
+		return nil, err
+	}
 	evaluators, err := quotainstall.NewQuotaConfigurationForAdmission(c.Informers, ResourceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("quota evaluators: %w", err)
@@ -130,7 +130,10 @@ func Admission(ctx context.Context, c AdmissionConfig) (admission.Interface, err
 		p.register(plugins)
 		names = append(names, p.name)
 	}
-	handler, err := plugins.NewFromPlugins(names, noPluginConfig{}, chain, admission.DecoratorFunc(admissionmetrics.WithControllerMetrics))
+	handler, err := plugins.NewFromPlugins(names, configs, chain, admission.DecoratorFunc(admissionmetrics.WithControllerMetrics))
+	if err != nil && c.File != "" {
+		err = fmt.Errorf("admission configuration %s: %w", c.File, err)
+	}
 	if err != nil {
 		return nil, err
 	}

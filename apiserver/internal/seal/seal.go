@@ -43,15 +43,18 @@ var visibleAnnotations = []string{"kubernetes.io/service-account.name", "kuberne
 // safe for concurrent use.
 type Sealer struct {
 	path string
+	told func(error)
 
-	mu   sync.Mutex
-	held *keyring    // guarded by mu
-	read os.FileInfo // of the file when held was read; guarded by mu
+	mu      sync.Mutex
+	held    *keyring    // guarded by mu
+	read    os.FileInfo // of the file when held was read; guarded by mu
+	refused string      // what was told last of a file that can't be read, "" if it can; guarded by mu
 }
 
-// Load reads the key file, or makes one (0600) if there is none yet.
-func Load(path string) (*Sealer, error) {
-	s := &Sealer{path: path}
+// Load reads the key file, or makes one (0600) if there is none yet. told hears, once for
+// each mistake, that the file was changed to what can't be read; it must not call back.
+func Load(path string, told func(error)) (*Sealer, error) {
+	s := &Sealer{path: path, told: told}
 	_, err := s.keys()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = write(path, newKey()); err == nil {
@@ -70,7 +73,7 @@ func (s *Sealer) keys() (*keyring, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info, err := os.Stat(s.path)
-	if err == nil && s.held != nil && os.SameFile(info, s.read) && info.ModTime().Equal(s.read.ModTime()) {
+	if err == nil && s.held != nil && same(info, s.read) {
 		return s.held, nil
 	}
 	var read *keyring
@@ -79,11 +82,19 @@ func (s *Sealer) keys() (*keyring, error) {
 	}
 	switch {
 	case err == nil:
-		s.held, s.read = read, info
+		s.held, s.read, s.refused = read, info, ""
 	case s.held == nil:
 		return nil, err
+	case s.refused != err.Error():
+		s.refused = err.Error()
+		s.told(err)
 	}
 	return s.held, nil
+}
+
+// same tells that a file was not replaced or written.
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
 // outside is what a sealed object shows.

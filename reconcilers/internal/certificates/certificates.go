@@ -1,8 +1,8 @@
 // Package certificates approves, signs and in the end forgets
 // CertificateSigningRequests of the built-in signers. Who may approve is the API
 // server's to check; approved without a person are only client certificates of nodes,
-// for those whom RBAC lets create certificatesigningrequests/nodeclient or
-// /selfnodeclient.
+// for those who may create certificatesigningrequests/nodeclient, or /selfnodeclient for
+// themselves.
 package certificates
 
 import (
@@ -22,9 +22,9 @@ import (
 	"github.com/rutter-project/rutter/reconcilers/internal/engine"
 )
 
-// Sign signs a request with the cluster's authority, for client or server
-// authentication, and returns the certificate and its chain in PEM.
-type Sign func(r *x509.CertificateRequest, usage x509.ExtKeyUsage, life time.Duration) ([]byte, error)
+// Sign signs a request with the cluster's authority, for these usages alone, and returns
+// the certificate and its chain in PEM.
+type Sign func(r *x509.CertificateRequest, key x509.KeyUsage, extended []x509.ExtKeyUsage, life time.Duration) ([]byte, error)
 
 const workers = 2
 
@@ -54,54 +54,70 @@ func (r *reconciler) Reconcile(ctx context.Context, key string) error {
 		return err
 	}
 	now := time.Now()
-	if left := forgetAt(csr).Sub(now); left <= 0 {
+	end, ends := forgetAt(csr)
+	if ends && !now.Before(end) {
 		return r.forget(ctx, csr)
 	}
-	if err := r.advance(ctx, csr, now); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+	wait, err := r.advance(ctx, csr, now)
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("certificate signing request %s: %w", key, err)
 	}
-	return engine.After{Wait: forgetAt(csr).Sub(now)}
+	if left := end.Sub(now); ends && (wait == 0 || left < wait) {
+		wait = left
+	}
+	if wait == 0 {
+		return nil
+	}
+	return engine.After{Wait: wait}
 }
 
-// advance approves or signs, whatever is due.
-func (r *reconciler) advance(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, now time.Time) error {
+// advance approves or signs, whatever is due. It returns after what time to ask again, 0
+// if only a change of the request can bring more.
+func (r *reconciler) advance(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, now time.Time) (time.Duration, error) {
 	s, builtIn := signers[csr.Spec.SignerName]
 	settled := len(csr.Status.Certificate) > 0 || has(csr, certificatesv1.CertificateDenied) || has(csr, certificatesv1.CertificateFailed)
 	if !builtIn || settled {
-		return nil
+		return 0, nil
 	}
 	parsed, err := parse(csr.Spec.Request)
 	switch {
 	case err != nil && has(csr, certificatesv1.CertificateApproved):
-		return r.fail(ctx, csr, err, now)
+		return 0, r.fail(ctx, csr, err, now)
 	case err != nil:
-		return nil // a person may see it, and deny it
+		return 0, nil // a person may see it, and deny it
 	case has(csr, certificatesv1.CertificateApproved):
-		return r.issue(ctx, csr, s, parsed, now)
+		return 0, r.issue(ctx, csr, s, parsed, now)
 	default:
 		return r.approve(ctx, csr, parsed, now)
 	}
 }
 
-func (r *reconciler) approve(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, parsed *x509.CertificateRequest, now time.Time) error {
-	subresource := permission(csr, parsed)
-	if subresource == "" {
-		return nil
+// approve approves if the requester has one of the permissions that it takes.
+func (r *reconciler) approve(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, parsed *x509.CertificateRequest, now time.Time) (time.Duration, error) {
+	wanted := permissions(csr, parsed)
+	for _, subresource := range wanted {
+		answer, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review(csr, subresource), metav1.CreateOptions{})
+		if err != nil {
+			return 0, fmt.Errorf("may the requester have it: %w", err)
+		}
+		if answer.Status.Allowed {
+			return 0, r.markApproved(ctx, csr, subresource, now)
+		}
 	}
-	answer, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review(csr, subresource), metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("may the requester have it: %w", err)
+	if len(wanted) == 0 {
+		return 0, nil
 	}
-	if !answer.Status.Allowed {
-		return nil
-	}
+	return askAgain(now.Sub(csr.CreationTimestamp.Time)), nil
+}
+
+func (r *reconciler) markApproved(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, subresource string, now time.Time) error {
 	update := csr.DeepCopy()
 	update.Status.Conditions = append(update.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved",
 		Message:        "The requester may create certificatesigningrequests/" + subresource + ".",
 		LastUpdateTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(now),
 	})
-	_, err = r.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, update, metav1.UpdateOptions{})
+	_, err := r.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, update, metav1.UpdateOptions{})
 	return err
 }
 
@@ -109,11 +125,8 @@ func (r *reconciler) issue(ctx context.Context, csr *certificatesv1.CertificateS
 	if refusal := s.refusal(parsed, csr.Spec.Usages); refusal != nil {
 		return r.fail(ctx, csr, refusal, now)
 	}
-	usage := x509.ExtKeyUsageClientAuth
-	if csr.Spec.SignerName == certificatesv1.KubeletServingSignerName {
-		usage = x509.ExtKeyUsageServerAuth
-	}
-	certificate, err := r.sign(parsed, usage, lifetime(csr.Spec.ExpirationSeconds))
+	key, extended := inCertificate(csr.Spec.Usages)
+	certificate, err := r.sign(parsed, key, extended, lifetime(csr.Spec.ExpirationSeconds))
 	if err != nil {
 		return fmt.Errorf("sign: %w", err)
 	}

@@ -9,8 +9,10 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"net"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,19 +84,25 @@ func (r reviews) Create(_ context.Context, sar *authorizationv1.SubjectAccessRev
 }
 
 type signed struct {
-	usage x509.ExtKeyUsage
-	life  time.Duration
-	names []string
+	key      x509.KeyUsage
+	extended []x509.ExtKeyUsage
+	life     time.Duration
+	names    []string
 }
 
 func start(t *testing.T, s *fakeapi.Server, allowed string) *[]signed {
 	t.Helper()
+	return startAllowing(t, s, func(subresource string) bool { return subresource == allowed })
+}
+
+func startAllowing(t *testing.T, s *fakeapi.Server, allowed func(subresource string) bool) *[]signed {
+	t.Helper()
 	done := &[]signed{}
 	client := allowing{Interface: s.Client(), answer: func(spec authorizationv1.SubjectAccessReviewSpec) bool {
-		return spec.User == "system:node:n1" && spec.ResourceAttributes.Subresource == allowed
+		return spec.User == "system:node:n1" && allowed(spec.ResourceAttributes.Subresource)
 	}}
-	c, err := New(client, func(r *x509.CertificateRequest, usage x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
-		*done = append(*done, signed{usage, life, r.DNSNames})
+	c, err := New(client, func(r *x509.CertificateRequest, key x509.KeyUsage, extended []x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
+		*done = append(*done, signed{key, extended, life, r.DNSNames})
 		return []byte("PEM of " + r.Subject.CommonName), nil
 	}, s, zerolog.New(zerolog.NewTestWriter(t)))
 	require.NoError(t, err)
@@ -112,7 +120,7 @@ func TestNodeGetsItsCertificateWithoutAPerson(t *testing.T) {
 	for name, c := range map[string]struct {
 		allowed string
 		signs   int
-	}{"allowed": {"selfnodeclient", 1}, "not allowed": {"nothing", 0}} {
+	}{"allowed for itself": {"selfnodeclient", 1}, "allowed for any node": {"nodeclient", 1}, "not allowed": {"nothing", 0}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := fakeapi.New()
@@ -120,7 +128,7 @@ func TestNodeGetsItsCertificateWithoutAPerson(t *testing.T) {
 				done := start(t, s, c.allowed)
 				require.Len(t, *done, c.signs)
 				if c.signs > 0 {
-					require.Equal(t, x509.ExtKeyUsageClientAuth, (*done)[0].usage)
+					require.Equal(t, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, (*done)[0].extended)
 					require.Equal(t, "PEM of system:node:n1", string(get(s).Status.Certificate))
 				} else {
 					require.Empty(t, get(s).Status.Conditions)
@@ -139,7 +147,7 @@ func TestApprovedRequestIsSigned(t *testing.T) {
 		serving.Spec.ExpirationSeconds = &hour
 		fakeapi.Put(s, serving)
 		done := start(t, s, "")
-		require.Equal(t, []signed{{x509.ExtKeyUsageServerAuth, time.Hour, []string{"n1"}}}, *done)
+		require.Equal(t, []signed{{x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, time.Hour, []string{"n1"}}}, *done)
 	})
 }
 
@@ -164,29 +172,86 @@ func TestRefusedRequestSaysWhy(t *testing.T) {
 	})
 }
 
+// Nothing tells that a role was bound after the request was made.
+func TestNodeMayBeAllowedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeapi.New()
+		fakeapi.Put(s, csr(t, certificatesv1.KubeAPIServerClientKubeletSignerName, x509.CertificateRequest{Subject: nodeName}, kubeletUsages...))
+		var bound atomic.Bool
+		var asked atomic.Int32
+		done := startAllowing(t, s, func(string) bool { asked.Add(1); return bound.Load() })
+		time.Sleep(time.Hour) // the bubble's clock
+		fakeapi.Settle()
+		require.Empty(t, *done)
+		require.Less(t, asked.Load(), int32(40), "it is asked ever more seldom")
+		bound.Store(true)
+		time.Sleep(longestPause)
+		fakeapi.Settle()
+		require.Len(t, *done, 1)
+	})
+}
+
+// A certificate of n seconds, as status.certificate has it.
+func certificate(t *testing.T, life time.Duration) []byte {
+	t.Helper()
+	require.NoError(t, keyErr)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(life)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
 func TestRequestsAreForgotten(t *testing.T) {
+	mine := func(t *testing.T, conditions ...certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequest {
+		c := csr(t, "example.com/mine", x509.CertificateRequest{Subject: nodeName}, kubeletUsages...)
+		c.CreationTimestamp = metav1.NewTime(time.Now().Add(-23 * time.Hour)) // its decision came late
+		for _, kind := range conditions {
+			c.Status.Conditions = append(c.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: kind, Status: corev1.ConditionTrue, LastUpdateTime: metav1.Now()})
+		}
+		return c
+	}
+	issued := func(t *testing.T, life time.Duration) *certificatesv1.CertificateSigningRequest {
+		c := mine(t, certificatesv1.CertificateApproved)
+		c.Status.Certificate = certificate(t, life)
+		return c
+	}
 	for name, c := range map[string]struct {
 		make  func(*testing.T) *certificatesv1.CertificateSigningRequest
-		after time.Duration
+		after time.Duration // 0 is never
 	}{
-		"pending": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
-			return csr(t, "example.com/mine", x509.CertificateRequest{Subject: nodeName}, kubeletUsages...)
+		"nobody decided": {func(t *testing.T) *certificatesv1.CertificateSigningRequest { return mine(t) }, time.Hour},
+		"nobody signed": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
+			return mine(t, certificatesv1.CertificateApproved)
 		}, keepPending},
-		"signed": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
-			return approved(csr(t, certificatesv1.KubeAPIServerClientKubeletSignerName, x509.CertificateRequest{Subject: nodeName}, kubeletUsages...))
+		"denied": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
+			return mine(t, certificatesv1.CertificateDenied)
 		}, keepSettled},
+		"failed": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
+			return mine(t, certificatesv1.CertificateApproved, certificatesv1.CertificateFailed)
+		}, keepSettled},
+		"signed":            {func(t *testing.T) *certificatesv1.CertificateSigningRequest { return issued(t, 24*time.Hour) }, keepSettled},
+		"certificate ended": {func(t *testing.T) *certificatesv1.CertificateSigningRequest { return issued(t, 10*time.Minute) }, 10 * time.Minute},
+		"conditions of others": {func(t *testing.T) *certificatesv1.CertificateSigningRequest {
+			return mine(t, "Pondering")
+		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := fakeapi.New()
 				fakeapi.Put(s, c.make(t))
 				start(t, s, "")
+				if c.after == 0 {
+					time.Sleep(1000 * time.Hour)
+					fakeapi.Settle()
+					require.NotNil(t, get(s))
+					return
+				}
 				time.Sleep(c.after - time.Minute) // the bubble's clock
 				fakeapi.Settle()
-				require.Len(t, fakeapi.All[*certificatesv1.CertificateSigningRequest](s), 1)
-				time.Sleep(time.Minute)
+				require.NotNil(t, get(s))
+				time.Sleep(time.Minute + time.Second) // certificates count whole seconds
 				fakeapi.Settle()
-				require.Empty(t, fakeapi.All[*certificatesv1.CertificateSigningRequest](s))
+				require.Nil(t, get(s))
 			})
 		})
 	}

@@ -127,18 +127,46 @@ func lifetime(seconds *int32) time.Duration {
 	return min(max(time.Duration(*seconds)*time.Second, shortest), longest)
 }
 
-// permission is what the requester must be allowed to create so that a client
-// certificate of a node is approved without a person, "" if a person has to.
-func permission(csr *certificatesv1.CertificateSigningRequest, r *x509.CertificateRequest) (subresource string) {
+// inCertificate are usages as certificates hold them: those that were asked for and no
+// others. Built-in signers grant none but these four.
+func inCertificate(usages []certificatesv1.KeyUsage) (key x509.KeyUsage, extended []x509.ExtKeyUsage) {
+	for _, u := range usages {
+		switch u {
+		case certificatesv1.UsageDigitalSignature:
+			key |= x509.KeyUsageDigitalSignature
+		case certificatesv1.UsageKeyEncipherment:
+			key |= x509.KeyUsageKeyEncipherment
+		case certificatesv1.UsageServerAuth:
+			extended = append(extended, x509.ExtKeyUsageServerAuth)
+		case certificatesv1.UsageClientAuth:
+			extended = append(extended, x509.ExtKeyUsageClientAuth)
+		}
+	}
+	return key, extended
+}
+
+// permissions are what the requester must be allowed to create, one of them, so that a
+// client certificate of a node is approved without a person; none if a person has to.
+func permissions(csr *certificatesv1.CertificateSigningRequest, r *x509.CertificateRequest) (subresources []string) {
 	s := signers[certificatesv1.KubeAPIServerClientKubeletSignerName]
 	if csr.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || s.refusal(r, csr.Spec.Usages) != nil {
-		return ""
+		return nil
 	}
 	if csr.Spec.Username == r.Subject.CommonName {
-		return "selfnodeclient"
+		return []string{"selfnodeclient", "nodeclient"}
 	}
-	return "nodeclient"
+	return []string{"nodeclient"}
 }
+
+// The pauses between questions whether the requester may have it now: nothing tells when a
+// role is bound, or an authorization webhook has changed its mind.
+const (
+	firstPause   = time.Second
+	longestPause = 15 * time.Minute
+)
+
+// askAgain is the next pause for a request of some age: as long as it has waited already.
+func askAgain(age time.Duration) time.Duration { return min(max(age, firstPause), longestPause) }
 
 // review asks whether the requester has a permission.
 func review(csr *certificatesv1.CertificateSigningRequest, subresource string) *authorizationv1.SubjectAccessReview {
@@ -155,25 +183,53 @@ func review(csr *certificatesv1.CertificateSigningRequest, subresource string) *
 }
 
 // Requests are forgotten after a while: soon when they are settled, after a day when
-// nobody cared.
+// nobody cared, or nobody signed.
 const (
 	keepSettled = time.Hour
 	keepPending = 24 * time.Hour
 )
 
-// forgetAt is when a request is deleted.
-func forgetAt(csr *certificatesv1.CertificateSigningRequest) time.Time {
-	at := csr.CreationTimestamp.Add(keepPending)
-	for _, c := range csr.Status.Conditions {
-		settled := c.LastUpdateTime.Add(keepSettled)
-		if c.Type == certificatesv1.CertificateApproved && len(csr.Status.Certificate) == 0 {
-			continue // still waits for its signer
-		}
-		if settled.Before(at) {
-			at = settled
+// forgetAt is when a request is deleted, the earliest of what is true of it: nobody has
+// decided, a decision is old, the certificate has ended. One that only has conditions of
+// somebody else's is his to delete.
+func forgetAt(csr *certificatesv1.CertificateSigningRequest) (at time.Time, ends bool) {
+	if len(csr.Status.Conditions) == 0 {
+		return csr.CreationTimestamp.Add(keepPending), true
+	}
+	earliest := func(t time.Time) {
+		if !ends || t.Before(at) {
+			at, ends = t, true
 		}
 	}
-	return at
+	for _, c := range csr.Status.Conditions {
+		switch c.Type {
+		case certificatesv1.CertificateApproved:
+			if len(csr.Status.Certificate) == 0 {
+				earliest(c.LastUpdateTime.Add(keepPending)) // still waits for its signer
+				continue
+			}
+			if end, err := notAfter(csr.Status.Certificate); err == nil {
+				earliest(end)
+			}
+			earliest(c.LastUpdateTime.Add(keepSettled))
+		case certificatesv1.CertificateDenied, certificatesv1.CertificateFailed:
+			earliest(c.LastUpdateTime.Add(keepSettled))
+		}
+	}
+	return at, ends
+}
+
+// notAfter is when the first certificate of a chain ends.
+func notAfter(chain []byte) (time.Time, error) {
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return time.Time{}, errors.New("status.certificate holds no PEM block")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("status.certificate: %w", err)
+	}
+	return c.NotAfter, nil
 }
 
 func has(csr *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) bool {

@@ -62,6 +62,8 @@ var kinds = []kind{
 	{discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), "EndpointSlice", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
 	{rbacv1.SchemeGroupVersion.WithResource("clusterroles"), "ClusterRole", false, func() runtime.Object { return &rbacv1.ClusterRole{} }},
 	{certificatesv1.SchemeGroupVersion.WithResource("certificatesigningrequests"), "CertificateSigningRequest", false, func() runtime.Object { return &certificatesv1.CertificateSigningRequest{} }},
+	{certificatesv1.SchemeGroupVersion.WithResource("podcertificaterequests"), "PodCertificateRequest", true, func() runtime.Object { return &certificatesv1.PodCertificateRequest{} }},
+	{certificatesv1.SchemeGroupVersion.WithResource("clustertrustbundles"), "ClusterTrustBundle", false, func() runtime.Object { return &certificatesv1.ClusterTrustBundle{} }},
 	{coordinationv1.SchemeGroupVersion.WithResource("leases"), "Lease", true, func() runtime.Object { return &coordinationv1.Lease{} }},
 }
 

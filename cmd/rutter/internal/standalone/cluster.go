@@ -278,6 +278,9 @@ func (c *Cluster) reconcilers() (*reconcilers.Reconcilers, error) {
 	cfg := reconcilers.DefaultConfig()
 	cfg.Sign = c.ca.SignRequest
 	var err error
+	if cfg.Token, err = apiserver.SecretTokens(c.cfg.Access, c.ca); err != nil {
+		return nil, err
+	}
 	cfg.API, err = c.connection(pki.Leaf{Name: "reconcilers", CommonName: reconcilersName, Organizations: []string{administrators}, Client: true})
 	if err != nil {
 		return nil, err
