@@ -31,7 +31,7 @@ const (
 type authenticator struct {
 	server *Server
 	core   map[string]bool
-	log    zerolog.Logger
+	log    zerolog.Logger // of what anybody may cause, and so bounded
 }
 
 // Check implements the server's Authentication.

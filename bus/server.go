@@ -28,23 +28,25 @@ type Server struct {
 	log    zerolog.Logger
 	secret string // password of in-process connections; new at every start
 	nats   *natsserver.Server
+	gate   *gate // nil until it is started
 	// traffic is what the clients of this process publish.
 	traffic *traffic
 }
 
 // accountsConfig declares the two accounts. EDGE can reach exactly these calls
 // and no subject that a stream listens on, whatever a client puts into the reply
-// field of a message: replies stay within their account.
+// field of a message: replies stay within their account. Consumers are asked for by way of
+// the gate, which has to know who asks.
 const accountsConfig = `
 accounts {
   CORE: {
     jetstream: enabled
     exports: [
       {stream: "live.>", accounts: [EDGE]}
-      {service: "$JS.API.CONSUMER.CREATE.HISTORY.>", accounts: [EDGE]}
+      {service: "gate.CONSUMER.CREATE.HISTORY.>", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.DELETE.HISTORY.*", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.MSG.NEXT.HISTORY.*", response_type: stream, accounts: [EDGE]}
-      {service: "$JS.API.CONSUMER.CREATE.ARCHIVE.>", accounts: [EDGE]}
+      {service: "gate.CONSUMER.CREATE.ARCHIVE.>", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.DELETE.ARCHIVE.*", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.INFO.ARCHIVE.*", accounts: [EDGE]}
       {service: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*", response_type: stream, accounts: [EDGE]}
@@ -54,10 +56,10 @@ accounts {
   EDGE: {
     imports: [
       {stream: {account: CORE, subject: "live.>"}}
-      {service: {account: CORE, subject: "$JS.API.CONSUMER.CREATE.HISTORY.>"}, to: "bus.API.CONSUMER.CREATE.HISTORY.>"}
+      {service: {account: CORE, subject: "gate.CONSUMER.CREATE.HISTORY.>"}, to: "bus.API.CONSUMER.CREATE.HISTORY.>", share: true}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.DELETE.HISTORY.*"}, to: "bus.API.CONSUMER.DELETE.HISTORY.*"}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.MSG.NEXT.HISTORY.*"}, to: "bus.API.CONSUMER.MSG.NEXT.HISTORY.*"}
-      {service: {account: CORE, subject: "$JS.API.CONSUMER.CREATE.ARCHIVE.>"}, to: "bus.API.CONSUMER.CREATE.ARCHIVE.>"}
+      {service: {account: CORE, subject: "gate.CONSUMER.CREATE.ARCHIVE.>"}, to: "bus.API.CONSUMER.CREATE.ARCHIVE.>", share: true}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.DELETE.ARCHIVE.*"}, to: "bus.API.CONSUMER.DELETE.ARCHIVE.*"}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.INFO.ARCHIVE.*"}, to: "bus.API.CONSUMER.INFO.ARCHIVE.*"}
       {service: {account: CORE, subject: "$JS.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}, to: "bus.API.CONSUMER.MSG.NEXT.ARCHIVE.*"}
@@ -86,7 +88,7 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus: %w", err)
 	}
-	s.nats.SetLoggerV2(natsLog{s.log}, s.log.GetLevel() <= zerolog.TraceLevel, false, false)
+	s.nats.SetLoggerV2(newNatsLog(s.log), s.log.GetLevel() <= zerolog.TraceLevel, false, false)
 	return s, nil
 }
 
@@ -104,11 +106,12 @@ func (s *Server) options() (*natsserver.Options, error) {
 	opts.SyncInterval = s.cfg.SyncInterval
 	opts.MaxPayload = s.cfg.MaxPayload
 	opts.MaxPending = max(natsserver.MAX_PENDING_SIZE, 4*int64(s.cfg.MaxPayload))
+	opts.MaxSubs = maxSubscriptions
 	opts.DisableShortFirstPing = true
 	opts.CustomClientAuthentication = &authenticator{
 		server: s,
 		core:   map[string]bool{},
-		log:    s.log,
+		log:    s.log.Sample(rarely()),
 	}
 	for _, name := range s.cfg.CoreUsers {
 		opts.CustomClientAuthentication.(*authenticator).core[name] = true
@@ -134,6 +137,13 @@ func (s *Server) options() (*natsserver.Options, error) {
 	return opts, nil
 }
 
+// maxSubscriptions bounds what one connection may subscribe to, each of which takes memory.
+const maxSubscriptions = 10_000
+
+// rarely lets some lines through each minute: clients that are refused again and again would
+// fill the disk.
+func rarely() zerolog.Sampler { return &zerolog.BurstSampler{Burst: 60, Period: time.Minute} }
+
 // Start starts the server and returns when it serves clients and streams. The
 // caller must Close it. A port that is taken is an error, not a retry.
 func (s *Server) Start(ctx context.Context) error {
@@ -145,7 +155,11 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	started := time.Now()
 	s.nats.Start()
-	if err := s.waitReady(ctx); err != nil {
+	err := s.waitReady(ctx)
+	if err == nil {
+		s.gate, err = openGate(s)
+	}
+	if err != nil {
 		s.Close()
 		return err
 	}
@@ -192,6 +206,9 @@ func (s *Server) waitReady(ctx context.Context) error {
 
 // Close stops the server and waits until it is gone.
 func (s *Server) Close() {
+	if s.gate != nil {
+		s.gate.close()
+	}
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
 }
@@ -272,13 +289,15 @@ func (s *Server) Recover() error {
 }
 
 // natsLog hands the server's log lines on. They are unstructured, so that the
-// line is a field and the message constant.
-type natsLog struct{ log zerolog.Logger }
+// line is a field and the message constant. Its warnings and errors are mostly about clients.
+type natsLog struct{ log, clients zerolog.Logger }
+
+func newNatsLog(log zerolog.Logger) natsLog { return natsLog{log: log, clients: log.Sample(rarely())} }
 
 func (l natsLog) Noticef(format string, v ...any) { l.write(l.log.Debug(), format, v) }
-func (l natsLog) Warnf(format string, v ...any)   { l.write(l.log.Warn(), format, v) }
+func (l natsLog) Warnf(format string, v ...any)   { l.write(l.clients.Warn(), format, v) }
 func (l natsLog) Fatalf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
-func (l natsLog) Errorf(format string, v ...any)  { l.write(l.log.Warn(), format, v) }
+func (l natsLog) Errorf(format string, v ...any)  { l.write(l.clients.Warn(), format, v) }
 func (l natsLog) Debugf(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
 func (l natsLog) Tracef(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
 
