@@ -87,7 +87,7 @@ func (c *Client) stateHoled(ctx context.Context) (bool, error) {
 	if err != nil || state.State.LastSeq < last {
 		return false, err
 	}
-	want, err := c.count(ctx, StreamHistory, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy})
+	want, err := c.objects(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -97,6 +97,20 @@ func (c *Client) stateHoled(ctx context.Context) (bool, error) {
 	}
 	after, err := c.streamInfo(ctx, StreamHistory)
 	return err == nil && after.State.FirstSeq == before.State.FirstSeq && after.State.LastSeq == before.State.LastSeq, err
+}
+
+// objects is how many objects HISTORY has changes of: its subjects, without those of nodes.
+// The server knows the number; a consumer of last messages would look for each of them.
+func (c *Client) objects(ctx context.Context) (uint64, error) {
+	stream, err := c.js.Stream(ctx, StreamHistory)
+	if err != nil {
+		return 0, fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.AllRoutes))
+	if err != nil {
+		return 0, fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
+	}
+	return info.State.NumSubjects - min(info.State.NumSubjects, uint64(len(info.State.Subjects))), nil
 }
 
 // countBetween is how many changes of objects a stream has between two sequences, both
@@ -110,14 +124,13 @@ func (c *Client) countBetween(ctx context.Context, stream string, from, to uint6
 	return all - min(all, behind), err
 }
 
+// countFrom is how many changes of objects a consumer would get that begins at a sequence.
 func (c *Client) countFrom(ctx context.Context, stream string, from uint64) (uint64, error) {
-	return c.count(ctx, stream, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
-}
-
-// count is how many changes of objects a consumer would get.
-func (c *Client) count(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) (uint64, error) {
-	cfg.Name, cfg.FilterSubject, cfg.AckPolicy, cfg.MaxDeliver = "count-"+nuid.Next(), schemas.AllObjects, jetstream.AckNonePolicy, 1
-	cfg.MemoryStorage, cfg.Replicas, cfg.InactiveThreshold = true, 1, scanIdle
+	cfg := jetstream.ConsumerConfig{
+		Name: "count-" + nuid.Next(), FilterSubject: schemas.AllObjects, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
+	}
 	consumer, err := c.js.CreateOrUpdateConsumer(ctx, stream, cfg)
 	if err != nil {
 		return 0, fmt.Errorf("bus: count %s: %w", stream, explain(err))

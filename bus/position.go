@@ -37,7 +37,7 @@ func (c *Client) Head(ctx context.Context, stream string) (Position, error) {
 	}
 	return Position{
 		Seq: info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
-		Empty: info.State.Msgs == 0, Trimmed: info.State.FirstSeq > first,
+		Empty: info.State.Msgs == 0, Trimmed: info.State.FirstSeq > first || info.Config.Metadata[cutKey] != "",
 	}, nil
 }
 

@@ -12,14 +12,18 @@ import (
 
 // historyConfig has no compression, so that republishing needs no old block; no
 // direct reads, which mirrors would answer wrongly; and nobody may delete from it.
-func historyConfig(cfg StreamsConfig, epoch string, firstSeq uint64) jetstream.StreamConfig {
+func historyConfig(cfg StreamsConfig, made Streams, firstSeq uint64) jetstream.StreamConfig {
+	metadata := map[string]string{epochKey: made.Epoch}
+	if made.Cut {
+		metadata[cutKey] = "true"
+	}
 	return jetstream.StreamConfig{
 		Name: StreamHistory, Description: "every committed change, once and in order",
 		Subjects: []string{schemas.AllObjects, schemas.AllRoutes},
 		Storage:  jetstream.FileStorage, Replicas: cfg.Replicas,
 		MaxAge: cfg.HistoryAge, MaxBytes: cfg.HistoryBytes, Discard: jetstream.DiscardOld,
 		Duplicates: 100 * time.Millisecond, AllowMsgTTL: true, DenyDelete: true, DenyPurge: true,
-		FirstSeq: firstSeq, Metadata: map[string]string{epochKey: epoch},
+		FirstSeq: firstSeq, Metadata: metadata,
 		RePublish: &jetstream.RePublish{Source: schemas.AllRoutes, Destination: schemas.LiveRoot + schemas.RouteRoot + "{{wildcard(1)}}"},
 	}
 }

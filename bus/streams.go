@@ -12,12 +12,13 @@ import (
 )
 
 // Keys in the metadata of streams: the epoch, where HISTORY began when a mirror
-// was made, and whether STATE lacks objects because it was made after HISTORY had
-// dropped messages.
+// was made, whether STATE lacks objects because it was made after HISTORY had
+// dropped messages, and whether HISTORY was made because an older one had lost its end.
 const (
 	epochKey   = "rutter.epoch"
 	firstKey   = "rutter.first"
 	partialKey = "rutter.partial"
+	cutKey     = "rutter.cut"
 )
 
 // Streams is what MakeStreams found or made.
@@ -27,6 +28,9 @@ type Streams struct {
 	// Partial says that STATE lacks objects. A resync must bring them, and call
 	// StateComplete when it has.
 	Partial bool
+	// Cut says that HISTORY was made because an older one had lost its end. What the mirrors
+	// have of that may be all there was.
+	Cut bool
 }
 
 // Sequence numbers of a new HISTORY begin far above those of a lost one, so that
@@ -47,13 +51,12 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	if err := cfg.Validate(); err != nil {
 		return Streams{}, err
 	}
-	epoch, err := c.makeHistory(ctx, cluster, rev)
+	made, err := c.makeHistory(ctx, cluster, rev)
 	if err != nil {
 		return Streams{}, err
 	}
-	made := Streams{Epoch: epoch}
 	for _, mirror := range mirrors(cfg) {
-		partial, err := c.makeMirror(ctx, mirror, epoch)
+		partial, err := c.makeMirror(ctx, mirror, made.Epoch)
 		if err != nil {
 			return Streams{}, err
 		}
@@ -117,31 +120,33 @@ func (c *Client) StateComplete(ctx context.Context) error {
 	return nil
 }
 
-func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (string, error) {
+func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (Streams, error) {
 	info, err := c.streamInfo(ctx, StreamHistory)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return c.createHistory(ctx, 0, cluster, rev)
+		return c.createHistory(ctx, 0, cluster, rev, false)
 	case err != nil:
-		return "", err
+		return Streams{}, err
 	}
-	epoch := info.Config.Metadata[epochKey]
-	if clusterOf(epoch) != formatCluster(cluster) {
-		c.log.Warn().Str("epoch", epoch).Msg("the streams belong to another etcd cluster, making new ones")
+	have := Streams{Epoch: info.Config.Metadata[epochKey], Cut: info.Config.Metadata[cutKey] != ""}
+	if clusterOf(have.Epoch) != formatCluster(cluster) {
+		c.log.Warn().Str("epoch", have.Epoch).Msg("the streams belong to another etcd cluster, making new ones")
 		return c.remakeHistory(ctx, info.State.LastSeq, cluster, rev)
 	}
 	lost, err := c.endLost(ctx, info)
 	if err != nil {
-		return "", err
+		return Streams{}, err
 	}
 	if lost {
 		c.log.Warn().Str("stream", StreamHistory).Msg("a stream has lost its end, making it anew")
-		if err := c.dropStream(ctx, StreamHistory); err != nil {
-			return "", err
+		for _, name := range []string{StreamPacks, StreamHistory} { // packs may have more than an archive that was cut too
+			if err := c.dropStream(ctx, name); err != nil {
+				return Streams{}, err
+			}
 		}
-		return c.createHistory(ctx, info.State.LastSeq, cluster, rev)
+		return c.createHistory(ctx, info.State.LastSeq, cluster, rev, true)
 	}
-	return epoch, c.makeStream(ctx, info, historyConfig(c.cfg.Streams, epoch, info.Config.FirstSeq))
+	return have, c.makeStream(ctx, info, historyConfig(c.cfg.Streams, have, info.Config.FirstSeq))
 }
 
 // RemakeStreams deletes all streams and begins a new history, with an epoch of its
@@ -161,55 +166,46 @@ func (c *Client) RemakeStreams(ctx context.Context, cluster uint64, rev int64) (
 	return c.MakeStreams(ctx, cluster, rev)
 }
 
-func (c *Client) remakeHistory(ctx context.Context, floor, cluster uint64, rev int64) (string, error) {
+func (c *Client) remakeHistory(ctx context.Context, floor, cluster uint64, rev int64) (Streams, error) {
 	if err := c.DropStreams(ctx); err != nil {
-		return "", err
+		return Streams{}, err
 	}
-	return c.createHistory(ctx, floor, cluster, rev)
+	return c.createHistory(ctx, floor, cluster, rev, false)
 }
 
 // createHistory makes HISTORY with sequence numbers above floor and above those of
 // the mirrors there are.
-func (c *Client) createHistory(ctx context.Context, floor, cluster uint64, rev int64) (string, error) {
+func (c *Client) createHistory(ctx context.Context, floor, cluster uint64, rev int64, cut bool) (Streams, error) {
 	first := max(uint64(max(rev, 1))*sequencesPerRevision, floor) + sequenceStep
 	for _, name := range []string{StreamState, StreamArchive, StreamLastN} {
 		info, err := c.streamInfo(ctx, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 		case err != nil:
-			return "", err
+			return Streams{}, err
 		default:
 			first = max(first, info.State.LastSeq+sequenceStep)
 		}
 	}
 	first = first/sequenceStep*sequenceStep + 1
-	epoch := formatCluster(cluster) + "." + strconv.FormatInt(time.Now().UnixMicro(), 16)
-	_, err := c.js.CreateStream(ctx, historyConfig(c.cfg.Streams, epoch, first))
+	made := Streams{Epoch: formatCluster(cluster) + "." + strconv.FormatInt(time.Now().UnixMicro(), 16), Cut: cut}
+	_, err := c.js.CreateStream(ctx, historyConfig(c.cfg.Streams, made, first))
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 		return c.makeHistory(ctx, cluster, rev) // somebody else was faster: take theirs
 	case err != nil:
-		return "", fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
+		return Streams{}, fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
 	}
-	c.log.Info().Str("epoch", epoch).Uint64("seq", first).Msg("history begins")
-	return epoch, nil
+	c.log.Info().Str("epoch", made.Epoch).Uint64("seq", first).Msg("history begins")
+	return made, nil
 }
 
 // makeMirror makes or adapts one mirror. It reports whether the mirror is STATE
 // and lacks objects.
 func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epoch string) (partial bool, err error) {
-	have, err := c.existing(ctx, cfg.Name)
+	have, dropped, err := c.soundMirror(ctx, cfg.Name)
 	if err != nil {
 		return false, err
-	}
-	mended := false
-	if have != nil {
-		if mended, err = c.dropHoled(ctx, cfg.Name); err != nil {
-			return false, err
-		}
-		if mended {
-			have = nil
-		}
 	}
 	cfg.Metadata = map[string]string{epochKey: epoch}
 	if cfg.Metadata[firstKey], err = c.mirrorFirst(ctx, have); err != nil {
@@ -223,21 +219,26 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 	if partial {
 		cfg.Metadata[partialKey] = "true"
 	}
-	if err := c.makeStream(ctx, have, cfg); err != nil || !mended || cfg.Name != StreamState {
-		return partial, err
+	err = c.makeStream(ctx, have, cfg)
+	if err == nil && dropped && cfg.Name == StreamState {
+		err = c.WaitMirror(ctx, cfg.Name) // who lists from it now would miss objects
 	}
-	return partial, c.WaitMirror(ctx, cfg.Name) // who lists from it now would miss objects
+	return partial, err
 }
 
-// dropHoled deletes a mirror that has lost messages, so that it is made again of what
-// HISTORY has. What lies before that is no longer held, which its readers are told.
-func (c *Client) dropHoled(ctx context.Context, name string) (bool, error) {
+// soundMirror is a mirror as it is, nil if there is none. One that has lost messages is
+// deleted first, so that it is made again of what HISTORY has. What lies before that is no
+// longer held, which its readers are told.
+func (c *Client) soundMirror(ctx context.Context, name string) (have *jetstream.StreamInfo, dropped bool, err error) {
+	if have, err = c.existing(ctx, name); err != nil || have == nil {
+		return nil, false, err
+	}
 	holed, err := c.mirrorHoled(ctx, name)
 	if err != nil || !holed {
-		return false, err
+		return have, false, err
 	}
 	c.log.Warn().Str("stream", name).Msg("a stream has lost messages, making it anew")
-	return true, c.dropStream(ctx, name)
+	return nil, true, c.dropStream(ctx, name)
 }
 
 // mirrorFirst is the sequence with which a mirror's history begins.

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/rutter-project/rutter/apiserver/internal/feed"
 	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -51,7 +52,11 @@ func (r *Relay) findEnd(ctx context.Context) (resume, error) {
 	at := resume{seq: head.Seq, epoch: made.Epoch}
 	valid := checkpoint.Seq == head.Seq && checkpoint.Epoch == made.Epoch
 	if head.Empty {
-		at, err = r.resumeEmpty(ctx, at, checkpoint, valid)
+		if valid {
+			at.rev = checkpoint.Rev + 1
+		} else {
+			at, err = r.resumeEmpty(ctx, at, made, now.Header.Revision)
+		}
 		if made.Partial && err == nil && at.resync == nil {
 			at.resync = &gap{after: at.rev - 1, reason: "the last state of objects was lost"}
 		}
@@ -119,13 +124,10 @@ func resumeAfter(at resume, last schemas.Event, checkpoint bus.Checkpoint, valid
 	return at
 }
 
-// resumeEmpty decides where to go on when the stream holds no message: from the
-// checkpoint, from the beginning of time, or from a gap.
-func (r *Relay) resumeEmpty(ctx context.Context, at resume, checkpoint bus.Checkpoint, valid bool) (resume, error) {
-	if valid {
-		at.rev = checkpoint.Rev + 1
-		return at, nil
-	}
+// resumeEmpty decides where to go on when the stream holds no message and no checkpoint
+// says how far it went: from the beginning of time, from the end of the mirrors, or from a
+// gap. newest is etcd's revision.
+func (r *Relay) resumeEmpty(ctx context.Context, at resume, made bus.Streams, newest int64) (resume, error) {
 	known, err := r.bus.LastEvent(ctx, bus.StreamArchive)
 	if err != nil && !errors.Is(err, bus.ErrNotFound) {
 		return resume{}, err
@@ -138,8 +140,40 @@ func (r *Relay) resumeEmpty(ctx context.Context, at resume, checkpoint bus.Check
 		at.rev = 1 // a new cluster: all of etcd's past is new to the stream
 		return at, nil
 	}
+	if made.Cut && known.Seq == state.Seq && known.Rev <= newest {
+		whole, err := r.endsWith(ctx, known)
+		if err != nil {
+			return resume{}, err
+		}
+		if whole {
+			r.log.Info().Int64("rev", known.Rev).Msg("the mirrors have what the stream has lost, going on behind it")
+			at.rev = known.Rev + 1
+			return at, nil
+		}
+	}
 	at.resync = &gap{after: known.Rev, reason: "the stream was lost"}
 	return at, nil
+}
+
+// endsWith reports that the mirrors lack nothing up to their last event: STATE is what etcd
+// was then. If etcd does not know any more, nobody does.
+func (r *Relay) endsWith(ctx context.Context, last schemas.Event) (bool, error) {
+	if !last.Last() || (last.Resync != 0 && last.Type != schemas.Gap) {
+		return false, nil
+	}
+	_, entries, _, err := feed.ReadState(ctx, r.cli, last.Rev, feed.DefaultConfig().PageSize)
+	if errors.Is(err, feed.ErrTooOld) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	held, err := r.held(ctx)
+	if err != nil {
+		return false, err
+	}
+	lacks, err := difference(held, entries, last.Rev, last.Epoch)
+	return len(lacks) == 0, err
 }
 
 // lastWhole is the last revision of which the stream has every message, 0 if a

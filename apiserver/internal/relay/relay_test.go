@@ -1,9 +1,13 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -263,6 +267,63 @@ func TestLostStreamIsNamedAndRebuilt(t *testing.T) {
 	require.Len(t, report.Gaps, 1)
 	require.Equal(t, last, report.Gaps[0].PrevRev)
 	require.Contains(t, string(report.Gaps[0].Object), "lost")
+}
+
+// cut takes the second half of the newest file of a stream, as a broken disk may.
+func (r *rig) cut(t *testing.T, stream string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.dir, "jetstream", "*", "streams", stream, "msgs", "*.blk"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	last := slices.MaxFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	info, err := os.Stat(last)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(last, info.Size()/2))
+}
+
+// TestStreamThatLostItsEnd: as long as the mirrors end together, are what etcd was then, and
+// etcd still has what came after, nothing is lost, and no gap is named.
+func TestStreamThatLostItsEnd(t *testing.T) {
+	for name, tc := range map[string]struct {
+		meanwhile func(r *rig, t *testing.T) // while the bus is down
+		gaps      int
+	}{
+		"nothing happened since": {func(*rig, *testing.T) {}, 0},
+		"changes wait in etcd":   {func(r *rig, t *testing.T) { r.churn(t, 91, 100) }, 0},
+		"etcd has compacted":     {func(r *rig, t *testing.T) { r.Compact(t.Context(), t, r.churn(t, 91, 100)) }, 1},
+		"STATE is cut, too":      {func(r *rig, t *testing.T) { r.cut(t, bus.StreamState) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			_, kill := r.start(t)
+			last := r.churn(t, 90, 300)
+			r.verify(t)
+			for _, mirror := range []string{bus.StreamState, bus.StreamArchive, bus.StreamLastN} {
+				require.NoError(t, r.client.WaitMirror(t.Context(), mirror))
+			}
+			kill()
+			r.stopBus()
+			r.cut(t, bus.StreamHistory)
+			tc.meanwhile(r, t)
+			r.startBus(t)
+			r.start(t)
+			r.churn(t, 92, 100)
+			report := r.verify(t)
+			require.Len(t, report.Gaps, tc.gaps)
+			if tc.gaps > 0 {
+				require.Equal(t, last, report.Gaps[0].PrevRev)
+				return
+			}
+			revs := map[int64]int{}
+			require.NoError(t, r.client.ReadRange(t.Context(), bus.Range{}, func(e schemas.Event) error {
+				require.NotEqual(t, schemas.Gap, e.Type)
+				revs[e.Rev]++
+				require.LessOrEqual(t, revs[e.Rev], e.Cnt, "nothing comes twice")
+				return nil
+			}))
+			require.Contains(t, revs, last+1)
+		})
+	}
 }
 
 func TestAllStreamsLostAreRebuiltFromEtcd(t *testing.T) {

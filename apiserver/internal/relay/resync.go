@@ -21,13 +21,7 @@ func (r *Relay) resync(ctx context.Context, at resume) (resume, error) {
 	if err := r.bus.WaitMirror(ctx, bus.StreamState); err != nil {
 		return resume{}, err
 	}
-	held := map[schemas.Key]schemas.Event{}
-	err := r.bus.ReadState(ctx, schemas.AllObjects, func(e schemas.Event) error {
-		if e.Type != schemas.Gap {
-			held[e.Key] = e
-		}
-		return nil
-	})
+	held, err := r.held(ctx)
 	if err != nil {
 		return resume{}, err
 	}
@@ -57,6 +51,18 @@ func (r *Relay) resync(ctx context.Context, at resume) (resume, error) {
 		r.cfg.Resynced()
 	}
 	return resume{seq: at.seq + uint64(len(messages)) + 1, rev: rev + 1, epoch: at.epoch}, nil
+}
+
+// held are the last events of objects, as STATE has them.
+func (r *Relay) held(ctx context.Context) (map[schemas.Key]schemas.Event, error) {
+	held := map[schemas.Key]schemas.Event{}
+	err := r.bus.ReadState(ctx, schemas.AllObjects, func(e schemas.Event) error {
+		if e.Type != schemas.Gap {
+			held[e.Key] = e
+		}
+		return nil
+	})
+	return held, err
 }
 
 // append stores messages after seq and waits until they are.
