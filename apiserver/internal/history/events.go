@@ -12,15 +12,24 @@ import (
 	"github.com/rutter-project/rutter/schemas"
 )
 
-// Place is a place between events: behind the one that it names.
+// Place is a place between events: behind one of a revision, or behind all of it.
 type Place struct {
-	Rev int64
-	Ord int
+	Rev   int64
+	Ord   int
+	Whole bool
 }
 
-// before reports that an event does not come after the place.
+// covers reports that an event does not come after the place.
 func (p Place) covers(e schemas.Event) bool {
-	return e.Rev < p.Rev || (e.Rev == p.Rev && e.Ord <= p.Ord)
+	return e.Rev < p.Rev || (e.Rev == p.Rev && (p.Whole || e.Ord <= p.Ord))
+}
+
+// seen is the last revision before the place of which surely nothing lies behind it.
+func (p Place) seen() int64 {
+	if p.Whole {
+		return p.Rev
+	}
+	return p.Rev - 1
 }
 
 // Query asks for events.
@@ -90,6 +99,7 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 		return plan{}, err
 	}
 	p := plan{from: held.head.First}
+	var seen int64 // what lies up to there is not asked for
 	if !q.Follow {
 		if p.until, err = h.until(ctx, q.Until); err != nil {
 			return plan{}, err
@@ -97,11 +107,12 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 	}
 	switch {
 	case q.Behind != nil:
-		p.since = q.Behind.Rev
+		p.since, seen = q.Behind.Rev, q.Behind.seen()
 	case q.Since != nil:
 		if p.since, err = h.since(ctx, *q.Since); err != nil {
 			return plan{}, err
 		}
+		seen = p.since - 1
 		if q.Until != nil && p.since > p.until+1 { // what begins right after the end is empty
 			reason := fmt.Sprintf("it is after %q, where the events asked for end", q.Until.Text)
 			return plan{}, &Error{Kind: Invalid, Instant: q.Since.Text, Reason: reason}
@@ -123,8 +134,8 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 			return plan{}, err
 		}
 	}
-	if held.head.Trimmed && behind.Seq == held.first.Seq && held.complete() > p.since && held.first.Type != schemas.Gap {
-		p.gap = &schemas.Event{Rev: held.complete(), Cnt: 1, Type: schemas.Gap, PrevRev: max(p.since-1, 0), Epoch: held.head.Epoch,
+	if held.head.Trimmed && behind.Seq == held.first.Seq && held.complete() > seen+1 && held.first.Type != schemas.Gap {
+		p.gap = &schemas.Event{Rev: held.complete(), Cnt: 1, Type: schemas.Gap, PrevRev: max(seen, 0), Epoch: held.head.Epoch,
 			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`)}
 	}
 	return p, nil

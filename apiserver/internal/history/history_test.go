@@ -265,6 +265,29 @@ func TestTrimmedLogBeginsWithItsFirstKeyframe(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, schemas.Gap, gap.Type, "what is missing is told first")
 	require.Equal(t, first-1, gap.PrevRev)
+	for name, tc := range map[string]struct {
+		behind Place
+		want   int64 // where the gap begins, -1 if there is none
+	}{
+		"a revision long gone":        {Place{Rev: first, Whole: true}, first},
+		"a part of one":               {Place{Rev: first}, first - 1},
+		"the last one that is gone":   {Place{Rev: held.first.Rev - 1, Whole: true}, -1},
+		"the one before":              {Place{Rev: held.first.Rev - 2, Whole: true}, held.first.Rev - 2},
+		"a part of the last one gone": {Place{Rev: held.first.Rev - 1}, held.first.Rev - 2},
+		"the first one held":          {Place{Rev: held.first.Rev, Whole: true}, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told schemas.Event
+			any := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
+			require.NoError(t, r.Events(t.Context(), Query{Key: any, Behind: &tc.behind}, func(e schemas.Event) error { told = e; return ErrStop }))
+			if tc.want < 0 {
+				require.NotEqual(t, schemas.Gap, told.Type, "nothing is lost to who has everything before")
+				return
+			}
+			require.Equal(t, schemas.Gap, told.Type)
+			require.Equal(t, tc.want, told.PrevRev)
+		})
+	}
 }
 
 func TestLateRecordsCountByTheirWriter(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
@@ -179,15 +180,17 @@ func pointParameter(query url.Values, name string, now time.Time) (*history.Poin
 	return &point, nil
 }
 
-// parsePlace reads an SSE id: revision.ordinal.
+// parsePlace reads an SSE id, revision.ordinal, or a revision for the whole of it.
 func parsePlace(id string) (*history.Place, error) {
-	rev, ord, ok := strings.Cut(id, ".")
-	var p history.Place
+	rev, ord, one := strings.Cut(id, ".")
+	p := history.Place{Whole: !one}
 	var revErr, ordErr error
 	p.Rev, revErr = strconv.ParseInt(rev, 10, 64)
-	p.Ord, ordErr = strconv.Atoi(ord)
-	if !ok || revErr != nil || ordErr != nil || p.Rev < 0 || p.Ord < 0 {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("header Last-Event-ID: %q is not valid; want <revision>.<ordinal>", id))
+	if one {
+		p.Ord, ordErr = strconv.Atoi(ord)
+	}
+	if revErr != nil || ordErr != nil || p.Rev < 0 || p.Ord < 0 {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("header Last-Event-ID: %q is not valid; want <revision>.<ordinal>, or <revision> for all of it", id))
 	}
 	return &p, nil
 }
@@ -209,21 +212,20 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	out := newEventStream(w, q, cancel)
+	out := newEventStream(w, q.sse, cancel)
 	defer out.close()
-	sent, gaps := 0, 0
+	q.Ready = out.ready
+	told, left := false, q.limit
 	err = c.History.Events(ctx, q.Query, func(e schemas.Event) error {
-		if e.Type == schemas.Gap {
-			gaps++
-		} else if !may.see(ctx, e.Key) {
+		gap := e.Type == schemas.Gap
+		if !gap && !may.see(ctx, e.Key) {
 			return nil
-		} else {
-			sent++
 		}
-		if err := out.event(e); err != nil {
+		told = true
+		if err := out.event(e); err != nil || gap {
 			return err
 		}
-		if q.limit > 0 && sent >= q.limit {
+		if left--; left == 0 { // a limit of 0 is none
 			return history.ErrStop
 		}
 		return nil
@@ -231,7 +233,7 @@ func (c Config) events(w http.ResponseWriter, r *http.Request) error {
 	if cause := context.Cause(ctx); cause != nil && r.Context().Err() == nil {
 		err = cause
 	}
-	if err == nil && sent+gaps == 0 && !served {
+	if err == nil && !told && !served {
 		err = unknown(q.Key)
 	}
 	if err != nil && out.refuse() {
@@ -360,14 +362,18 @@ type eventStream struct {
 	refused bool       // somebody else answers; guarded by mu
 	buf     bytes.Buffer
 	writing chan time.Time // has the time at which a write began, while it lasts
+	follows atomic.Bool    // nothing that happens from now on is missed
 }
 
-func newEventStream(w http.ResponseWriter, q eventsRequest, cancel context.CancelCauseFunc) *eventStream {
-	s := &eventStream{w: w, rc: http.NewResponseController(w), sse: q.sse, cancel: cancel,
+func newEventStream(w http.ResponseWriter, sse bool, cancel context.CancelCauseFunc) *eventStream {
+	s := &eventStream{w: w, rc: http.NewResponseController(w), sse: sse, cancel: cancel,
 		stop: make(chan struct{}), done: make(chan struct{}), writing: make(chan time.Time, 1)}
-	go s.tend(q.Follow)
+	go s.tend()
 	return s
 }
+
+// ready lets the response begin although there is no event yet.
+func (s *eventStream) ready() { s.follows.Store(true) }
 
 // close flushes and waits for the stream's goroutine.
 func (s *eventStream) close() {
@@ -408,9 +414,12 @@ func (s *eventStream) event(e schemas.Event) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sse {
+	switch {
+	case s.sse && e.Seq == 0: // a gap that was found while reading is no place to begin behind
+		fmt.Fprintf(&s.buf, "event: %s\ndata: %s\n\n", e.Type, line)
+	case s.sse:
 		fmt.Fprintf(&s.buf, "id: %d.%d\nevent: %s\ndata: %s\n\n", e.Rev, e.Ord, e.Type, line)
-	} else {
+	default:
 		s.buf.Write(line)
 		s.buf.WriteByte('\n')
 	}
@@ -440,7 +449,7 @@ func (s *eventStream) flush() error {
 const flushDelay = 5 * time.Millisecond
 
 // tend looks after the stream while nobody writes.
-func (s *eventStream) tend(follow bool) {
+func (s *eventStream) tend() {
 	defer close(s.done)
 	tick := time.NewTicker(flushDelay)
 	defer tick.Stop()
@@ -458,7 +467,7 @@ func (s *eventStream) tend(follow bool) {
 				last = now
 				s.buf.WriteString(": still here\n\n")
 			}
-			if s.buf.Len() > 0 || (follow && !s.begun) {
+			if s.buf.Len() > 0 || (s.follows.Load() && !s.begun) {
 				if err := s.flush(); err != nil {
 					s.cancel(err)
 				}

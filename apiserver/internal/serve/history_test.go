@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rutter-project/rutter/apiserver/internal/history"
 	"github.com/rutter-project/rutter/schemas"
 )
 
@@ -64,7 +66,7 @@ func TestClientThatStopsReadingIsCutOff(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				conn := &slowConn{reading: make(chan struct{})}
 				ctx, cancel := context.WithCancelCause(t.Context())
-				s := newEventStream(conn, eventsRequest{}, cancel)
+				s := newEventStream(conn, false, cancel)
 				wrote := make(chan error, 1)
 				go func() { wrote <- s.event(longEvent(1)) }()
 				<-ctx.Done()
@@ -94,9 +96,8 @@ func TestIdleStreamShowsThatItIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := &slowConn{reading: make(chan struct{})}
 		close(conn.reading)
-		q := eventsRequest{sse: true}
-		q.Follow = true
-		s := newEventStream(conn, q, func(error) {})
+		s := newEventStream(conn, true, func(error) {})
+		s.ready()
 		time.Sleep(2*heartbeatEvery + time.Second)
 		s.close()
 		require.Equal(t, strings.Repeat(": still here\n\n", 2), conn.got.String())
@@ -111,4 +112,36 @@ func TestSecretsAreRedactedInEvents(t *testing.T) {
 	require.Empty(t, redacted(e).Object)
 	e.Key.Resource, e.Object = "configmaps", []byte(`{"data":{"a":"b"}}`)
 	require.Equal(t, e.Object, redacted(e).Object)
+}
+
+func TestPlaces(t *testing.T) {
+	for text, want := range map[string]*history.Place{
+		"7.2": {Rev: 7, Ord: 2}, "7.0": {Rev: 7}, "7": {Rev: 7, Whole: true}, "0": {Whole: true},
+		"": nil, ".": nil, "7.": nil, ".2": nil, "7.2.1": nil, "-7": nil, "7.-2": nil, "seven": nil, "99999999999999999999": nil,
+	} {
+		got, err := parsePlace(text)
+		if want == nil {
+			require.ErrorContains(t, err, "want <revision>.<ordinal>, or <revision> for all of it", text)
+			continue
+		}
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+}
+
+// TestStreamBeginsWhenNothingIsMissed: a client that has the head of the answer may rely on
+// seeing what happens from then on, and who is refused is told by the status.
+func TestStreamBeginsWhenNothingIsMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := httptest.NewRecorder()
+		w.Code = 0
+		s := newEventStream(w, false, func(error) {})
+		time.Sleep(time.Second)
+		require.False(t, w.Flushed, "the log has not begun to send")
+		s.ready()
+		time.Sleep(time.Second)
+		require.True(t, w.Flushed)
+		require.Equal(t, http.StatusOK, w.Code)
+		s.close()
+	})
 }

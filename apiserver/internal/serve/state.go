@@ -42,7 +42,7 @@ func (c Config) state(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	writeInstant(w, reader)
-	out := newEventStream(w, eventsRequest{}, cancel)
+	out := newEventStream(w, false, cancel)
 	defer out.close()
 	sent := 0
 	err = history.Objects(reader.Past, key, func(e schemas.Event) error {
