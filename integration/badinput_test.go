@@ -78,8 +78,8 @@ func TestUpRefuses(t *testing.T) {
 		t.Errorf("no containerd: %v\n%s", err, out)
 	}
 	t.Setenv("PATH", path)
-	if out, err := c.Rutter("tap"); err == nil || !strings.Contains(out, "no cluster runs on") {
-		t.Errorf("tap without a cluster: %v\n%s", err, out)
+	if out, err := c.Rutter("verify"); err == nil || !strings.Contains(out, "no cluster runs on") {
+		t.Errorf("verify without a cluster: %v\n%s", err, out)
 	}
 	for _, dir := range []string{c.Dir, c.Run} {
 		if _, err := os.Stat(dir); err == nil {

@@ -86,7 +86,7 @@ func TestCommandsOfThePast(t *testing.T) {
 		want(t, c.must("before-scale", "-n", "shop", "get", "pods"), pod)
 		want(t, c.operator(1, "diff", "--from", "before-scale", "-n", "shop", "deploy"), "~ spec.replicas: 3 → 0")
 		want(t, c.operator(0, "log", "cm/rutter-marks", "-n", "kube-system"), "admin (rutter-mark)")
-		tapped, err := c.RutterBus("tap", "deploy/web", "-n", "shop", "--since", "before-scale", "--limit", "1", "--timeout", "1m", "-o", "diff")
+		tapped, err := c.Rutter("tap", "deploy/web", "-n", "shop", "--since", "before-scale", "--limit", "1", "--timeout", "1m", "-o", "diff")
 		if err != nil {
 			t.Errorf("tap since a mark: %v", err)
 		}

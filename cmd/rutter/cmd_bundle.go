@@ -74,7 +74,7 @@ Exit code 0: written. 1: nothing of what was chosen is held. 2: it could not be 
 	c.Flags().BoolVar(&f.causes, "causes", true, "with the objects whose changes were causes")
 	c.Flags().StringSliceVar(&f.redact, "redact", nil, "what to hide beside Secrets: "+strings.Join(incident.Hidden, ", "))
 	complete(c, "redact", incident.Hidden)
-	complete(c, "kind", shortResources())
+	complete(c, "kind", shortResources)
 	plainOutput(c, &f.output)
 	return c
 }

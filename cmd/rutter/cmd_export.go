@@ -11,27 +11,29 @@ import (
 
 	"github.com/rutter-project/rutter/cmd/rutter/internal/otlp"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
 
 // exportFlags say what is sent, from when, and where the position is noted.
 type exportFlags struct {
-	namespace string
-	since     string
-	state     string
-	headers   []string
+	operator
+	since   string
+	state   string
+	headers []string
 }
 
 func newExport(cfg *standalone.Config) *cobra.Command {
-	var f exportFlags
+	f := exportFlags{operator: operator{cluster: cfg}}
 	c := &cobra.Command{
 		Use:   "export COLLECTOR [RESOURCE[.GROUP]]",
 		Short: "Send changes to an OpenTelemetry collector",
 		Long: `Export sends every change as a log record to an OpenTelemetry collector, by OTLP over
-HTTP, until it is interrupted. It notes in a file what the collector has taken and goes on
-there when it is started again: every change arrives at least once, in order, and one that
-arrives twice has the same ids. A collector that is away is waited for.
+HTTP, until it is interrupted: what you may watch, from any machine. It notes in a file what
+the collector has taken and goes on there when it is started again: every change arrives at
+least once, in order, and one that arrives twice has the same ids. A collector or an API
+server that is away is waited for.
 
 Exit code 0: interrupted. 2: it could not be done.`,
 		Example: `  rutter export http://localhost:4318
@@ -44,9 +46,9 @@ Exit code 0: interrupted. 2: it could not be done.`,
 			}
 			return completer{cfg}.kind(cmd, args[1:], typed)
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return runExport(cmd, *cfg, f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runExport(cmd, f, args) },
 	}
-	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
+	f.serverFlags(c)
 	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only this namespace")
 	c.Flags().StringVar(&f.since, "since", "", "begin in the past if there is no position yet: "+past.Forms)
 	c.Flags().StringVar(&f.state, "state", "", "file for the position (default: otlp.position in the data directory)")
@@ -54,32 +56,41 @@ Exit code 0: interrupted. 2: it could not be done.`,
 	return c
 }
 
-func runExport(cmd *cobra.Command, cfg standalone.Config, f exportFlags, args []string) error {
+func runExport(cmd *cobra.Command, f exportFlags, args []string) error {
 	bridge := otlp.DefaultConfig()
 	bridge.Endpoint, bridge.StateFile = args[0], f.state
 	if f.state == "" {
-		bridge.StateFile = filepath.Join(cfg.DataDir, "otlp.position")
+		bridge.StateFile = filepath.Join(f.cluster.DataDir, "otlp.position")
 	}
 	var err error
 	if bridge.Headers, err = parseHeaders(f.headers); err != nil {
 		return err
 	}
-	if bridge.Pass, err = keyFilter(args[1:], f.namespace); err != nil {
+	choice, err := parseTap(args[1:], f.namespace)
+	if err != nil {
 		return err
 	}
-	if err := parseSince(cmd.Context(), cfg, f.since, time.Now(), &bridge.Start); err != nil {
-		return err
+	if choice.name != "" {
+		return fmt.Errorf("%q names an object; export sends all of a resource", args[1])
 	}
 	if err := bridge.Validate(); err != nil {
 		return err
 	}
-	client, err := standalone.Operator(cmd.Context(), cfg, zerolog.Nop())
+	s, err := f.connect()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer s.Close()
+	q, err := choice.query(cmd, s)
+	if err != nil {
+		return err
+	}
+	bridge.Pass = passes(q)
+	if err := tapSince(cmd.Context(), s, f.since, time.Now(), &bridge.Start); err != nil {
+		return err
+	}
 	log := zerolog.New(zerolog.ConsoleWriter{Out: cmd.ErrOrStderr(), NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
-	b, err := otlp.New(bridge, client, log)
+	b, err := otlp.New(bridge, s, log)
 	if err != nil {
 		return err
 	}
@@ -99,23 +110,11 @@ func parseHeaders(args []string) (map[string]string, error) {
 	return headers, nil
 }
 
-// keyFilter decides by object what tapFilter decides by subject.
-func keyFilter(args []string, namespace string) (func(schemas.Event) bool, error) {
-	if _, err := tapFilter(args, namespace); err != nil { // refuses what no object can have
-		return nil, err
-	}
-	if len(args) == 0 && namespace == "" {
-		return nil, nil
-	}
-	var r resourceName
-	if len(args) == 1 {
-		var err error
-		if r, err = parseResource(args[0]); err != nil {
-			return nil, err
-		}
-	}
+// passes decides what is sent of everything that is read: only who reads everything knows
+// that nothing before a place is left.
+func passes(q remote.Query) func(schemas.Event) bool {
+	fits := func(want *string, is string) bool { return want == nil || *want == is }
 	return func(e schemas.Event) bool {
-		return e.Type == schemas.Gap || (namespace == "" || e.Key.Namespace == namespace) &&
-			(len(args) == 0 || r == resourceName{group: e.Key.Group, resource: e.Key.Resource})
-	}, nil
+		return e.Type == schemas.Gap || fits(q.Group, e.Key.Group) && fits(q.Resource, e.Key.Resource) && fits(q.Namespace, e.Key.Namespace)
+	}
 }

@@ -8,12 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
@@ -22,24 +21,25 @@ import (
 
 // tapFlags choose what is shown, from when, and how.
 type tapFlags struct {
-	namespace string
-	types     []string
-	user      string
-	manager   string
-	since     string
-	output    string
-	limit     int
-	timeout   time.Duration
+	operator
+	types   []string
+	user    string
+	manager string
+	since   string
+	output  string
+	limit   int
+	timeout time.Duration
 }
 
 func newTap(cfg *standalone.Config) *cobra.Command {
-	var f tapFlags
+	f := tapFlags{operator: operator{cluster: cfg}}
 	c := &cobra.Command{
 		Use:   "tap [RESOURCE[.GROUP][/NAME]]",
 		Short: "Show changes as they happen",
 		Long: `Tap shows every change of the cluster as it happens: what changed, at which revision,
-by whom, and because of which revision. Gaps, where changes are lost to the stream, are
-shown whatever the filters.
+by whom, and because of which revision: what you may watch, from any machine. Gaps, where
+changes are lost to the stream, are shown whatever the filters. When the server goes away,
+tap waits for it and goes on behind the last change.
 
 Exit code 0: interrupted, or --limit reached. 1: --timeout ended first. 2: it could not be
 done.`,
@@ -51,9 +51,9 @@ done.`,
   rutter tap pods --limit 1 --timeout 30s      # wait for a change`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completer{cfg}.object,
-		RunE:              func(cmd *cobra.Command, args []string) error { return runTap(cmd, *cfg, f, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runTap(cmd, f, args) },
 	}
-	c.Flags().Uint16Var(&cfg.BusPort, "bus-port", cfg.BusPort, "TCP port of the event bus (NATS)")
+	f.serverFlags(c)
 	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", "only this namespace")
 	c.Flags().StringSliceVar(&f.types, "type", nil, "only changes of these types: ADDED, MODIFIED, DELETED")
 	c.Flags().StringVar(&f.user, "user", "", "only changes by this user")
@@ -69,32 +69,42 @@ done.`,
 // errLimit ends a tap that has shown enough.
 var errLimit = errors.New("limit reached")
 
-func runTap(cmd *cobra.Command, cfg standalone.Config, f tapFlags, args []string) error {
-	filter, err := tapFilter(args, f.namespace)
-	if err != nil {
-		return err
-	}
+func runTap(cmd *cobra.Command, f tapFlags, args []string) error {
 	pass, err := f.filter()
 	if err != nil {
 		return err
 	}
-	opts := bus.TapOptions{Filter: filter}
-	if err := parseSince(cmd.Context(), cfg, f.since, time.Now(), &opts); err != nil {
-		return err
-	}
-	var client *bus.Client
-	before := func(e schemas.Event) (schemas.Event, error) { return client.Before(cmd.Context(), e) }
-	write, err := eventWriter(cmd.OutOrStdout(), f.output, before)
+	choice, err := parseTap(args, f.namespace)
 	if err != nil {
 		return err
 	}
-	if client, err = standalone.Operator(cmd.Context(), cfg, zerolog.Nop()); err != nil {
+	if _, err := eventWriter(cmd.OutOrStdout(), f.output, nil); err != nil {
 		return err
 	}
-	defer client.Close()
+	s, err := f.connect()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
 	ctx, cancel := tapContext(cmd.Context(), f.timeout)
 	defer cancel()
-	return tapEnd(client.Tap(ctx, opts, f.limited(pass, write)))
+	q, err := choice.query(cmd, s)
+	if err != nil {
+		return err
+	}
+	if err := tapSince(ctx, s, f.since, time.Now(), &q); err != nil {
+		return tapEnd(err)
+	}
+	write, err := eventWriter(cmd.OutOrStdout(), f.output, beforeOf(ctx, s))
+	if err != nil {
+		return err
+	}
+	away := func(err error) {
+		if ctx.Err() == nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "interrupted, going on: %s\n", err)
+		}
+	}
+	return tapEnd(s.Follow(ctx, q, away, f.limited(pass, write)))
 }
 
 func tapContext(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
@@ -125,6 +135,9 @@ func (f tapFlags) limited(pass func(schemas.Event) bool, write func(schemas.Even
 		}
 		if err := write(e); err != nil {
 			return err
+		}
+		if e.Type == schemas.Gap {
+			return nil
 		}
 		if shown++; shown == f.limit {
 			return errLimit
@@ -159,90 +172,94 @@ func (f tapFlags) filter() (func(schemas.Event) bool, error) {
 	}, nil
 }
 
-// tapFilter makes the subject filter of the arguments. It refuses what no object can
-// have, which would wait for ever.
-func tapFilter(args []string, namespace string) (string, error) {
-	k := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
+// tapChoice is what is followed: resource and name are empty for all.
+type tapChoice struct{ resource, name, namespace string }
+
+// parseTap reads the arguments. It refuses what no object can have, which would wait for ever.
+func parseTap(args []string, namespace string) (tapChoice, error) {
+	choice := tapChoice{namespace: namespace}
 	if namespace != "" {
 		if problems := validation.IsDNS1123Label(namespace); len(problems) > 0 {
-			return "", fmt.Errorf("--namespace %q names no namespace: %s", namespace, problems[0])
+			return choice, fmt.Errorf("--namespace %q names no namespace: %s", namespace, problems[0])
 		}
-		k.Namespace = namespace
 	}
 	if len(args) == 0 {
-		return schemas.Filter(k), nil
+		return choice, nil
 	}
-	resource, name, named := strings.Cut(args[0], "/")
-	r, err := parseResource(resource)
-	if err != nil {
-		return "", err
+	var named bool
+	choice.resource, choice.name, named = strings.Cut(args[0], "/")
+	if choice.resource == "" {
+		return choice, fmt.Errorf("%q names no resource; give one such as pods or deployments.apps", args[0])
 	}
-	k.Group, k.Resource = r.group, r.resource
-	if clusterScoped[r] {
-		if namespace != "" {
-			return "", fmt.Errorf("--namespace %q: %s have no namespace, no change would ever match; leave it out", namespace, r.resource)
-		}
-		k.Namespace = ""
+	if problems := content.IsPathSegmentName(choice.name); named && (choice.name == "" || choice.name == schemas.AnyToken || len(problems) > 0) {
+		return choice, fmt.Errorf("%q names no object; give RESOURCE/NAME, such as deploy/web, or RESOURCE alone for all", args[0])
 	}
-	if !named {
-		return schemas.Filter(k), nil
-	}
-	if problems := content.IsPathSegmentName(name); name == "" || name == schemas.AnyToken || len(problems) > 0 {
-		return "", fmt.Errorf("%q names no object; give RESOURCE/NAME, such as deploy/web, or RESOURCE alone for all", args[0])
-	}
-	k.Name = name
-	return schemas.Filter(k), nil
+	return choice, nil
 }
 
-// askNewest bounds how long a tap waits for an API server that it can do without.
-const askNewest = 5 * time.Second
-
-// checkCome refuses a revision that has not come yet, for which a tap would wait in
-// silence; the next one may be asked for. Without an API server nobody knows.
-func checkCome(ctx context.Context, cfg standalone.Config, rev int64) error {
-	if rev == 0 {
-		return nil
+// query looks the resource up. One that is given with its group may be served later.
+func (t tapChoice) query(cmd *cobra.Command, s *remote.Server) (remote.Query, error) {
+	var q remote.Query
+	if t.namespace != "" {
+		q.Namespace = &t.namespace
 	}
-	s, err := remote.Connect(remote.Config{Kubeconfig: cfg.Kubeconfig()})
+	if t.name != "" {
+		q.Name = &t.name
+	}
+	if t.resource == "" {
+		return q, nil
+	}
+	r, err := s.Find(t.resource)
+	if unserved := schema.ParseGroupResource(strings.ToLower(t.resource)); remote.Unknown(err) && unserved.Resource != "" && unserved.Group != "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s is not served at present; it may have been, or come\n", t.resource)
+		q.Group, q.Resource = &unserved.Group, &unserved.Resource
+		return q, nil
+	}
 	if err != nil {
-		return nil //nolint:nilerr // a tap needs the bus only
+		return q, err
 	}
-	defer s.Close()
-	ctx, cancel := context.WithTimeout(ctx, askNewest)
-	defer cancel()
-	newest, err := s.Resolve(ctx, "now")
-	if err != nil || rev <= newest.Rev+1 {
-		return nil //nolint:nilerr // as above
+	q.Group, q.Resource = &r.Group, &r.Resource
+	if r.Namespaced {
+		return q, nil
 	}
-	return fmt.Errorf("--since rev-%d has not come yet; the newest is %s", rev, newest.Text())
+	if t.namespace != "" {
+		return q, fmt.Errorf("--namespace %q: %s have no namespace, no change would ever match; leave it out", t.namespace, r.Resource)
+	}
+	none := ""
+	q.Namespace = &none
+	return q, nil
 }
 
-// parseSince reads --since into the options. A mark is looked up on the cluster of this
-// machine, whose bus is tapped.
-func parseSince(ctx context.Context, cfg standalone.Config, since string, now time.Time, opts *bus.TapOptions) error {
+// tapSince makes a query begin at --since, or now. What lies before all that is held, or in
+// a gap, is told as a gap. Only a revision can be asked for that has not come yet: the next
+// one.
+func tapSince(ctx context.Context, s *remote.Server, since string, now time.Time, q *remote.Query) error {
 	if since == "" {
-		return nil
+		since = "now"
 	}
 	at, err := past.ParseInstant(since, now)
 	if err != nil {
 		return fmt.Errorf("--since %w", err)
 	}
-	if at.At.After(now) {
-		return fmt.Errorf("--since %q lies in the future", since)
+	asked := at.Text
+	if at.Rev != 0 {
+		asked = "now"
 	}
-	opts.SinceRev, opts.Since = at.Rev, at.At
-	if !at.Mark {
-		return checkCome(ctx, cfg, at.Rev)
-	}
-	s, err := remote.Connect(remote.Config{Kubeconfig: cfg.Kubeconfig()})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	found, err := s.Resolve(ctx, since)
-	if err != nil {
+	found, err := s.Resolve(ctx, asked)
+	switch {
+	case remote.NotHeld(err) && !at.Mark:
+		q.Since = at.At.UTC().Format(time.RFC3339Nano)
+		return nil
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
 		return fmt.Errorf("--since %s: %w", since, err)
+	case at.Rev > found.Rev+1:
+		return fmt.Errorf("--since rev-%d has not come yet; the newest is %s", at.Rev, found.Text())
+	case at.Rev != 0: // a revision is inclusive
+		q.Behind = remote.BehindRev(at.Rev - 1)
+	default: // others are the state, and what follows it is asked for
+		q.Behind = remote.BehindRev(found.Rev)
 	}
-	opts.SinceRev = found.Rev + 1 // what was marked is the state, and what follows it is asked for
 	return nil
 }

@@ -122,7 +122,6 @@ func runTop(cmd *cobra.Command, f topFlags, args []string) error {
 		return err
 	}
 	if f.watch {
-		q.Follow = true
 		return f.follow(cmd, s, q, from)
 	}
 	to, err := resolve(cmd, s, "--until", f.until)
@@ -207,7 +206,7 @@ func (f topFlags) follow(cmd *cobra.Command, s *remote.Server, q remote.Query, f
 	g, ctx := errgroup.WithContext(cmd.Context())
 	events := make(chan schemas.Event)
 	g.Go(func() error {
-		return s.Events(ctx, q, func(e schemas.Event) error {
+		return s.Follow(ctx, q, nil, func(e schemas.Event) error {
 			select {
 			case events <- e:
 				return nil

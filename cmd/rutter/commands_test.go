@@ -30,7 +30,7 @@ var everyCommand = map[string]struct {
 	"down":           {none: "it tells in a line what it did; the exit code says the rest"},
 	"export":         {args: []string{"http://127.0.0.1:1"}, none: "it sends changes to others and prints nothing"},
 	"at":             {none: "what it prints is the command's"},
-	"tap":            {apart: "it needs a bus: TestEventJSON"},
+	"tap":            {args: []string{"--since", "rev-5", "--limit", "3"}},
 	"verify":         {apart: "it needs a bus and etcd: TestReport"},
 	"seal status":    {apart: "it needs etcd: TestSealingForms"},
 	"seal rotate":    {apart: "it needs etcd: TestSealingForms"},

@@ -152,7 +152,7 @@ func (o completer) object(cmd *cobra.Command, args []string, typed string) ([]st
 func (o completer) objects(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 	resource, _, named := strings.Cut(typed, "/")
 	if !named {
-		return shortResources(), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		return shortResources, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}
 	names := o.names(cmd, resource, "")
 	for i, name := range names {
@@ -166,5 +166,5 @@ func (o completer) kind(_ *cobra.Command, args []string, _ string) ([]string, co
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return shortResources(), cobra.ShellCompDirectiveNoFileComp
+	return shortResources, cobra.ShellCompDirectiveNoFileComp
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -33,9 +31,6 @@ func complete(c *cobra.Command, flag string, values []string) {
 		panic("completion of a flag that is not there: " + flag)
 	}
 }
-
-// shortResources are the resources that have a short name.
-func shortResources() []string { return slices.Sorted(maps.Keys(shortNames)) }
 
 // eventWriter prints events in the chosen form. before finds the event of the same object
 // before another one; only diffs need it.

@@ -111,22 +111,67 @@ func TestTapRefusesWhatCanNeverMatch(t *testing.T) {
 		want string
 	}{
 		"namespace":            {[]string{"-n", "Shop_1"}, `--namespace "Shop_1" names no namespace: `},
-		"namespaced nodes":     {[]string{"nodes", "-n", "shop"}, `--namespace "shop": nodes have no namespace, no change would ever match; leave it out`},
+		"namespaced object":    {[]string{"ns/shop", "-n", "shop"}, `--namespace "shop": namespaces have no namespace, no change would ever match; leave it out`},
+		"no such resource":     {[]string{"widgets"}, `the server has no resource "widgets"; see `},
+		"no resource":          {[]string{""}, `"" names no resource`},
+		"a name of nothing":    {[]string{"/web"}, `"/web" names no resource`},
 		"name with a slash":    {[]string{"pods/a/b"}, `"pods/a/b" names no object`},
 		"no name":              {[]string{"pods/"}, `"pods/" names no object`},
 		"a star for a name":    {[]string{"pods/*"}, `"pods/*" names no object`},
 		"type":                 {[]string{"--type", "EXPLODED"}, `--type "EXPLODED": want ADDED, MODIFIED, DELETED`},
-		"since the future":     {[]string{"--since", "2999-01-01T00:00:00Z"}, `--since "2999-01-01T00:00:00Z" lies in the future`},
+		"since noon":           {[]string{"--since", "at noon"}, `--since "at noon" is no instant; want `},
+		"since no revision":    {[]string{"--since", "rev-0"}, `--since "rev-0": rev- wants a positive revision number`},
+		"since the future":     {[]string{"--since", "2999-01-01T00:00:00Z", "-n", "shop", "--timeout", "1m"}, `--since 2999-01-01T00:00:00Z: instant "2999-01-01T00:00:00Z" has not come yet`},
+		"since no mark":        {[]string{"--since", "never-set"}, `--since never-set: instant "never-set" is not held; the oldest instant held is rev-5`},
+		"a revision to come":   {[]string{"--since", "rev-42"}, `--since rev-42 has not come yet; the newest is rev-40`},
 		"less than no changes": {[]string{"--limit", "-1"}, `--limit -1: want a number of changes`},
 		"less than no time":    {[]string{"--timeout", "-1s"}, `--timeout -1s: want a time`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, out, errs := rutter(t, append([]string{"tap", "--data-dir", t.TempDir()}, tc.args...)...)
+			startStory(t)
+			code, out, errs := rutter(t, append([]string{"tap"}, tc.args...)...)
 			require.Equal(t, exitFailed, code)
 			require.Empty(t, out)
 			require.Contains(t, errs, tc.want)
 		})
 	}
+}
+
+// TestTap: with nothing but a kubeconfig.
+func TestTap(t *testing.T) {
+	since := func(flags ...string) []string { return append([]string{"tap", "--timeout", "1m"}, flags...) }
+	for name, tc := range map[string]struct {
+		args  []string
+		want  string // in the first line
+		asked string
+	}{
+		"everything":          {since("--since", "rev-5", "--limit", "1", "-o", "diff"), "5 ADDED namespaces/shop by alice (kubectl-create)", "follow=true"},
+		"a short name":        {since("deploy/web", "-n", "shop", "--since", "rev-11", "--limit", "1", "-o", "diff"), "30 MODIFIED shop deployments.apps/web by bob (kubectl)", "follow=true&group=apps&name=web&namespace=shop&resource=deployments"},
+		"of the cluster":      {since("ns/shop", "--since", "rev-1", "--limit", "1", "-o", "diff"), "5 ADDED namespaces/shop", "follow=true&group=&name=shop&namespace=&resource=namespaces"},
+		"by user and type":    {since("--since", "rev-5", "--user", "carol", "--type", "modified", "--limit", "1", "-o", "diff"), "40 MODIFIED shop deployments.apps/web by carol (helm)", "follow=true"},
+		"behind a time":       {since("--since", "-1m", "--limit", "1", "-o", "diff"), "25 MODIFIED shop secrets/db by bob (kubectl)", "follow=true"},
+		"the last change":     {since("--since", "rev-40", "--limit", "1", "-o", "diff"), "40 MODIFIED shop deployments.apps/web by carol (helm)", "follow=true"},
+		"before all there is": {since("--since", "2025-01-01T00:00:00Z", "--limit", "1", "-o", "diff"), "5 ADDED namespaces/shop", "follow=true&since=2025-01-01T00%3A00%3A00Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := startStory(t)
+			code, out, errs := rutter(t, tc.args...)
+			require.Zero(t, code, errs)
+			require.Empty(t, errs)
+			first, _, _ := strings.Cut(out, "\n")
+			require.Contains(t, first, tc.want)
+			require.Equal(t, tc.asked, f.asked[0])
+		})
+	}
+	f := startStory(t)
+	code, out, errs := rutter(t, "tap", "widgets.example.com", "--timeout", "50ms")
+	require.Equal(t, exitFound, code)
+	require.Empty(t, out)
+	require.Equal(t, "widgets.example.com is not served at present; it may have been, or come\n", errs)
+	require.Equal(t, []string{"follow=true&group=example.com&resource=widgets"}, f.asked)
+	code, out, errs = rutter(t, "tap", "--since", "rev-41", "--timeout", "50ms")
+	require.Equal(t, exitFound, code, "the next revision may be waited for")
+	require.Empty(t, out+errs)
 }
 
 func TestTapCompletion(t *testing.T) {

@@ -16,7 +16,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/rutter-project/rutter/bus"
-	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/standalone"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -87,12 +86,10 @@ func TestErrors(t *testing.T) {
 		"port out of range":      {[]string{"up", "--api-port", "70000"}, "rutter: invalid argument \"70000\" for \"--api-port\" flag: strconv.ParseUint: parsing \"70000\": value out of range\n"},
 		"address is none":        {[]string{"up", data, "--address", "here"}, "rutter: --address \"here\" is not an IP address: ParseAddr(\"here\"): unable to parse IP\n"},
 		"relative directory":     {[]string{"up", "--data-dir=x"}, "rutter: --data-dir \"x\" is not an absolute path\n"},
-		"tap without cluster":    {[]string{"tap", data}, "rutter: no cluster runs on " + absent + "; start it with `rutter up`\n"},
+		"tap without cluster":    {[]string{"tap", data}, "rutter: no kubeconfig " + absent + "/admin.kubeconfig; give --kubeconfig, set KUBECONFIG, or start a cluster with `rutter up`\n"},
 		"log without cluster":    {[]string{"log", "deploy/web", data}, "rutter: no kubeconfig " + absent + "/admin.kubeconfig; give --kubeconfig, set KUBECONFIG, or start a cluster with `rutter up`\n"},
 		"verify without cluster": {[]string{"verify", data}, "rutter: no cluster runs on " + absent + "; start it with `rutter up`\n"},
 		"kubeconfig of none":     {[]string{"kubeconfig", data}, "rutter: no cluster was started on " + absent + " yet: open " + absent + "/admin.kubeconfig: no such file or directory\n"},
-		"tap of nonsense":        {[]string{"tap", "widgets", data}, "rutter: resource \"widgets\" is not known by that name; give it in the plural with its group, such as widgets.example.com\n"},
-		"tap since nonsense":     {[]string{"tap", "--since", "noon", data}, "rutter: --since \"noon\" is no instant; want " + past.Forms + "\n"},
 		"tap in nonsense":        {[]string{"tap", "-o", "xml", data}, "rutter: --output \"xml\": want table, ndjson, json, cloudevents, diff\n"},
 		"log of no name":         {[]string{"log", "deploy", data}, "rutter: \"deploy\" names no object; give RESOURCE/NAME, such as deploy/web\n"},
 		"log of nothing":         {[]string{"log", data}, "rutter: accepts 1 arg(s), received 0\n"},
@@ -115,53 +112,6 @@ func TestErrors(t *testing.T) {
 	require.Zero(t, code, errs)
 	require.Empty(t, out)
 	require.NoDirExists(t, absent)
-}
-
-func TestTapFilter(t *testing.T) {
-	for _, tc := range []struct {
-		args      []string
-		namespace string
-		want      string
-	}{
-		{nil, "", "h.*.*.*.*"},
-		{nil, "shop", "h.*.*.shop.*"},
-		{[]string{"pods"}, "", "h._.pods.*.*"},
-		{[]string{"po"}, "shop", "h._.pods.shop.*"},
-		{[]string{"Deploy/web"}, "shop", "h.apps.deployments.shop.web"},
-		{[]string{"deployments.apps/web.1"}, "", "h.apps.deployments.*.web%2E1"},
-		{[]string{"widgets.example.com"}, "", "h.example%2Ecom.widgets.*.*"},
-		{[]string{"node/worker-1"}, "", "h._.nodes._.worker-1"},
-		{[]string{"clusterroles.rbac.authorization.k8s.io/system:node"}, "", "h.rbac%2Eauthorization%2Ek8s%2Eio.clusterroles._.system:node"},
-		{[]string{"clusterroles.rbac.authorization.k8s.io/a b>*c"}, "", "h.rbac%2Eauthorization%2Ek8s%2Eio.clusterroles._.a%20b%3E%2Ac"},
-	} {
-		got, err := tapFilter(tc.args, tc.namespace)
-		require.NoError(t, err)
-		require.Equal(t, tc.want, got, "%v %s", tc.args, tc.namespace)
-	}
-	for _, bad := range []string{"widgets", ".apps", "widgets.", ""} {
-		_, err := tapFilter([]string{bad}, "")
-		require.Error(t, err, bad)
-	}
-}
-
-func TestParseSince(t *testing.T) {
-	now := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
-	for since, want := range map[string]bus.TapOptions{
-		"":                     {},
-		"10m":                  {Since: now.Add(-10 * time.Minute)},
-		"-10m":                 {Since: now.Add(-10 * time.Minute)},
-		"rev-42":               {SinceRev: 42},
-		"2026-01-02T14:00:00Z": {Since: now.Add(-time.Hour)},
-	} {
-		var got bus.TapOptions
-		require.NoError(t, parseSince(t.Context(), standalone.Config{}, since, now, &got))
-		require.Equal(t, want, got, since)
-	}
-	for _, bad := range []string{"rev-", "rev-0", "rev--1", "rev-12x", "rev-99999999999999999999", "noon", "10", "2026-01-02"} {
-		var got bus.TapOptions
-		require.Error(t, parseSince(t.Context(), standalone.Config{}, bad, now, &got), bad)
-		require.Zero(t, got, bad)
-	}
 }
 
 var event = schemas.Event{Rev: 42, Cnt: 1, Type: schemas.Modified, PrevRev: 40,

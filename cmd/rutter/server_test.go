@@ -28,6 +28,7 @@ type fakeServer struct {
 	behind int64             // by how many revisions and seconds the stream lags
 	unwell string            // a check of readiness that fails
 	epoch  string            // of the stream, if it is not c1.1
+	asked  []string          // queries for events
 }
 
 var storyBegan = time.Date(2026, 1, 2, 15, 4, 0, 0, time.UTC)
@@ -122,7 +123,7 @@ func (f *fakeServer) rev(text string) (int64, bool) {
 		return f.rev(marks[text])
 	}
 	at, err := time.Parse(time.RFC3339Nano, text)
-	return int64(at.Sub(storyBegan) / time.Second), err == nil && !at.Before(storyBegan)
+	return int64(at.Sub(storyBegan) / time.Second), err == nil && !at.Before(storyBegan) && at.Before(storyBegan.Add(time.Hour))
 }
 
 func answer(w http.ResponseWriter, code int, body string) {
@@ -210,6 +211,10 @@ func (f *fakeServer) ready(w http.ResponseWriter) {
 
 func (f *fakeServer) instant(w http.ResponseWriter, text string) {
 	rev, ok := f.rev(text)
+	if at, err := time.Parse(time.RFC3339Nano, text); err == nil && at.After(storyBegan.Add(time.Hour)) {
+		refused(w, http.StatusBadRequest, "BadRequest", fmt.Sprintf("instant %q has not come yet", text))
+		return
+	}
 	if !ok {
 		refused(w, http.StatusGone, "Expired", fmt.Sprintf("instant %q is not held; the oldest instant held is rev-5", text))
 		return
@@ -229,6 +234,11 @@ func (f *fakeServer) stream(w http.ResponseWriter, r *http.Request) {
 	if q.Has("until") {
 		until, _ = f.rev(q.Get("until"))
 	}
+	if behind := r.Header.Get("Last-Event-ID"); behind != "" {
+		since, _ = f.rev("rev-" + behind)
+		since++
+	}
+	f.asked = append(f.asked, q.Encode())
 	encoder := json.NewEncoder(w)
 	for _, e := range f.events {
 		fits := true
@@ -238,6 +248,10 @@ func (f *fakeServer) stream(w http.ResponseWriter, r *http.Request) {
 		if fits && e.Rev >= since && e.Rev <= until {
 			_ = encoder.Encode(e)
 		}
+	}
+	if q.Has("follow") {
+		_ = http.NewResponseController(w).Flush() // the client may be gone
+		<-r.Context().Done()
 	}
 }
 

@@ -147,7 +147,7 @@ func (c *Cluster) Rutter(args ...string) (string, error) {
 	return c.run(nil, c.rutter, args...)
 }
 
-// RutterBus is Rutter for commands that read the bus.
+// RutterBus is Rutter for commands that read the bus itself.
 func (c *Cluster) RutterBus(args ...string) (string, error) {
 	return c.Rutter(append(args, "--bus-port", strconv.Itoa(c.Bus))...)
 }
@@ -156,7 +156,7 @@ func (c *Cluster) RutterBus(args ...string) (string, error) {
 func (c *Cluster) Tap(args ...string) (stop func() string) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	args = append([]string{"tap", "--data-dir", c.Dir, "--run-dir", c.Run, "--bus-port", strconv.Itoa(c.Bus)}, args...)
+	args = append([]string{"tap", "--kubeconfig", c.Kubeconfig()}, args...)
 	cmd := exec.CommandContext(ctx, c.rutter, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	var out bytes.Buffer

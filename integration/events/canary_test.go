@@ -21,7 +21,12 @@ import (
 // event.
 func TestSecretsStaySecret(t *testing.T) {
 	c := cluster.New(t, "--no-node")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	require.NoError(t, os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n"), 0o600))
+	require.NoError(t, os.MkdirAll(c.Dir, 0o700))
+	c.UpFlags("--no-node", "--audit-policy-file", policy, "--audit-log-path", filepath.Join(c.Dir, "audit.log"), "--audit-log-mode", "blocking")
 	c.Start()
+	c.Apply(brokenWebhook)
 	canaries := []string{"CANARYdata", "CANARYstring", "CANARYapplied", "CANARYnew", "CANARYnote", "canarykey", "canaryold"}
 	c.Apply(`apiVersion: v1
 kind: Secret
@@ -34,15 +39,33 @@ metadata: {name: s, labels: {visible: label-is-visible}}
 stringData: {canarykey-a: CANARYnew}`)
 	c.Kubectl("create", "secret", "generic", "gone", "--from-literal=canarykey-c=CANARYdata")
 	c.Kubectl("delete", "secret", "gone")
+	for _, bad := range badSecrets {
+		out, err := c.TryKubectl(bad, "create", "-f", "-")
+		require.Error(t, err, out)
+	}
 	c.Apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: control}\ndata: {key: FOUNDTHIS}")
 	require.Equal(t, "CANARYnew", decoded(t, c.Kubectl("get", "secret", "s", "-o", `jsonpath={.data.canarykey-a}`)), "the API shows it")
 
-	stream, err := c.RutterBus("tap", "--since", "rev-1", "--timeout", "2s", "-o", "ndjson")
+	stream, err := c.Rutter("tap", "--since", "rev-1", "--timeout", "2s", "-o", "ndjson")
 	require.Error(t, err, "ended by its time")
 	require.Contains(t, stream, "FOUNDTHIS", "the search would find something")
 	require.Contains(t, stream, "label-is-visible", "selectors work on events")
 	for _, needle := range needles(canaries) {
 		require.NotContains(t, stream, needle)
+	}
+	for _, line := range secretQuestions {
+		line = strings.ReplaceAll(line, "OLDEST", firstHeld(t, c))
+		var out string
+		if args, ok := strings.CutPrefix(line, "rutter "); ok {
+			out, _ = c.Rutter(strings.Fields(args)...) // differences are an exit code, too
+		} else {
+			out = c.Kubectl("get", "--raw", line)
+		}
+		require.NotEmpty(t, out, line)
+		require.NotContains(t, out, "rutter: ", "%s could not be done", line)
+		for _, needle := range needles(canaries) {
+			require.NotContains(t, out, needle, line)
+		}
 	}
 	bundle := filepath.Join(t.TempDir(), "all.bundle")
 	out, err := c.Rutter("bundle", bundle, "--from", firstHeld(t, c))
@@ -58,6 +81,48 @@ stringData: {canarykey-a: CANARYnew}`)
 	require.NotEmpty(t, found["FOUNDTHIS"], "the search finds what is there")
 	delete(found, "FOUNDTHIS")
 	require.Empty(t, found)
+}
+
+// brokenWebhook is asked about Secrets and can't be reached, which is logged.
+const brokenWebhook = `apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: broken}
+webhooks:
+- name: broken.example.com
+  clientConfig: {url: "https://127.0.0.1:1/"}
+  rules: [{apiGroups: [""], apiVersions: [v1], operations: ["*"], resources: [secrets]}]
+  failurePolicy: Ignore
+  sideEffects: None
+  admissionReviewVersions: [v1]`
+
+// badSecrets are refused, with errors that may be logged.
+var badSecrets = []string{
+	`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"b"},"data":{"canarykey":"CANARYdata is no base64"}}`,
+	`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"b"},"type":"kubernetes.io/dockerconfigjson","stringData":{".dockerconfigjson":"CANARYdata is no JSON"}}`,
+	`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"},"stringData":{"canarykey":"CANARYdata"}}`,
+	`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"B_"},"stringData":{"canarykey":"CANARYdata"}}`,
+	`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"b"},"stringData":{"canarykey":"CANARYdata` + strings.Repeat("x", 2<<20) + `"}}`,
+}
+
+// secretQuestions are commands and paths that tell of the Secret, or of what the server does
+// with it.
+var secretQuestions = []string{
+	"rutter tap secret/s -n default --since OLDEST --timeout 1s",
+	"rutter tap secret/s -n default --since OLDEST --timeout 1s -o diff",
+	"rutter tap secret/s -n default --since OLDEST --timeout 1s -o cloudevents",
+	"rutter log secret/s -n default --diff",
+	"rutter log secret/gone -n default -o ndjson",
+	"rutter log secret/s -n default -o cloudevents",
+	"rutter diff --from OLDEST -n default secrets",
+	"rutter diff --from OLDEST -n default secrets -o json",
+	"rutter blame secret/s -n default",
+	"rutter blame secret/s -n default -o json",
+	"rutter why secret/s -n default",
+	"rutter why secret/gone -n default -o json",
+	"rutter top --since OLDEST --by object,manager -o json",
+	"/history/events?resource=secrets&group=core",
+	"/history/state?at=now&resource=secrets&group=core",
+	"/metrics", "/statusz", "/flagz", "/debug/pprof/goroutine?debug=2",
 }
 
 // firstHeld is the oldest instant.

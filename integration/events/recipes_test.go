@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +47,11 @@ type running struct {
 
 func start(t *testing.T, program string, env ...string) *running {
 	t.Helper()
-	cmd := exec.Command(program)
+	return startCommand(t, exec.Command(program), env...)
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd, env ...string) *running {
+	t.Helper()
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -155,14 +158,14 @@ func TestTapFollowsTheCluster(t *testing.T) {
 	c.Start()
 	c.Kubectl("create", "configmap", "menu", "--from-literal=soup=leek")
 	c.Kubectl("patch", "configmap", "menu", "-p", `{"data":{"soup":"pea"}}`)
-	out, err := c.RutterBus("tap", "cm/menu", "-n", "default", "--since", "rev-1", "--limit", "2", "-o", "diff")
+	out, err := c.Rutter("tap", "cm/menu", "-n", "default", "--since", "rev-1", "--limit", "2", "-o", "diff")
 	require.NoError(t, err, out)
 	require.Regexp(t, `^\S+ \d+ ADDED default configmaps/menu by admin \(kubectl-create\)\n\S+ \d+ MODIFIED default configmaps/menu by admin \(kubectl-patch\)\n    ~ data.soup: "leek" → "pea"\n$`, out)
-	out, err = c.RutterBus("tap", "cm", "--since", "rev-1", "--manager", "kubectl-patch", "--limit", "1", "-o", "cloudevents")
+	out, err = c.Rutter("tap", "cm", "--since", "rev-1", "--manager", "kubectl-patch", "--limit", "1", "-o", "cloudevents")
 	require.NoError(t, err, out)
 	require.Contains(t, out, `"type":"dev.rutter.resource.v1.updated"`)
 	require.Contains(t, out, `"recordedtime":"`)
-	out, err = c.RutterBus("tap", "cm", "--user", "nobody", "--since", "rev-1", "--timeout", "500ms", "-o", "ndjson")
+	out, err = c.Rutter("tap", "cm", "--user", "nobody", "--since", "rev-1", "--timeout", "500ms", "-o", "ndjson")
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 1, exit.ExitCode())
@@ -219,9 +222,10 @@ func TestExportGoesOnWhereItWasKilled(t *testing.T) {
 		}
 	}))
 	defer receiver.Close()
+	state := filepath.Join(t.TempDir(), "position")
 	export := func() *exec.Cmd {
 		cmd := exec.Command(c.Program(), "export", receiver.URL, "cm", "-n", "default", "--since", "rev-1",
-			"--data-dir", c.Dir, "--run-dir", c.Run, "--bus-port", strconv.Itoa(c.Bus))
+			"--kubeconfig", c.Kubeconfig(), "--state", state)
 		cmd.Stderr = os.Stderr
 		require.NoError(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })

@@ -7,7 +7,7 @@
 // file after the collector has taken it; after a crash the last batch may come again, with
 // the same ids (cloudevents.event_source and cloudevents.event_id), by which a receiver
 // can tell. A collector that is away is waited for; meanwhile nothing is read, so that
-// memory is bounded. A collector that refuses for good ends the bridge with its answer.
+// memory is bounded. So is an API server. A collector that refuses for good ends the bridge with its answer.
 package otlp
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/schemas"
 )
 
@@ -35,7 +35,7 @@ type Config struct {
 	// StateFile is where the position is noted.
 	StateFile string
 	// Start says where to begin when there is no position yet.
-	Start bus.TapOptions
+	Start remote.Query
 	// Pass decides which changes are sent; nil sends all.
 	Pass func(schemas.Event) bool
 	// BatchRecords bounds how many records one request has, BatchBytes about how many
@@ -75,7 +75,7 @@ func (c Config) Validate() error {
 
 // source is where events come from.
 type source interface {
-	Tap(ctx context.Context, opts bus.TapOptions, fn func(schemas.Event) error) error
+	Follow(ctx context.Context, q remote.Query, away func(error), fn func(schemas.Event) error) error
 }
 
 // Bridge is one way from the log to a collector.
@@ -116,12 +116,12 @@ func (b *Bridge) Run(ctx context.Context) error {
 // read follows the log from the position. It takes everything, whatever is sent: only so
 // the sequence says that nothing before it is left.
 func (b *Bridge) read(ctx context.Context, to chan<- schemas.Event) error {
-	opts, at := b.cfg.Start, b.at
-	opts.Filter = ""
+	q, at := b.cfg.Start, b.at
 	if at.Rev > 0 {
-		opts.SinceRev, opts.Since = at.Rev, time.Time{}
+		q = remote.Query{Behind: at.place()}
 	}
-	return b.source.Tap(ctx, opts, func(e schemas.Event) error {
+	away := func(err error) { b.log.Warn().Err(err).Msg("API server does not answer, waiting") }
+	return b.source.Follow(ctx, q, away, func(e schemas.Event) error {
 		if at.Epoch != "" && clusterOf(at.Epoch) != clusterOf(e.Epoch) {
 			return fmt.Errorf("position in %s is of cluster %s, this is %s: give another file, or remove it to begin anew", b.cfg.StateFile, clusterOf(at.Epoch), clusterOf(e.Epoch))
 		}
@@ -163,7 +163,9 @@ func (b *Bridge) send(ctx context.Context, events <-chan schemas.Event) error {
 				return err
 			}
 		}
-		b.at = positionOf(batch[len(batch)-1])
+		if b.at = b.at.behind(batch); b.at.Rev == 0 {
+			continue
+		}
 		if err := b.at.save(b.cfg.StateFile); err != nil {
 			return err
 		}

@@ -21,18 +21,18 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/rutter-project/rutter/bus"
+	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
 	"github.com/rutter-project/rutter/schemas"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// stream is a log of events; Tap gives those from a revision on and then waits.
+// stream is a log of events; Follow gives those behind a place and then waits.
 type stream []schemas.Event
 
-func (s stream) Tap(ctx context.Context, opts bus.TapOptions, fn func(schemas.Event) error) error {
+func (s stream) Follow(ctx context.Context, q remote.Query, _ func(error), fn func(schemas.Event) error) error {
 	for _, e := range s {
-		if e.Rev < opts.SinceRev {
+		if at := q.Behind; at != nil && e.Seq != 0 && (e.Rev < at.Rev || e.Rev == at.Rev && (at.Whole || e.Ord <= at.Ord)) {
 			continue
 		}
 		if err := fn(e); err != nil {
@@ -265,6 +265,26 @@ func TestCollectorThatRefusesEndsTheBridge(t *testing.T) {
 	err = b.Run(t.Context())
 	require.ErrorIs(t, err, errRefused)
 	require.ErrorContains(t, err, `401 Unauthorized: "no thanks"`)
+}
+
+// TestGapBehindThePositionIsTold: retention has passed the bridge while it was away. The gap
+// is told, and if the bridge dies right behind it, again: it is no place to go on from.
+func TestGapBehindThePositionIsTold(t *testing.T) {
+	r := newReceiver(t)
+	cfg := testConfig(t, r)
+	require.NoError(t, position{Epoch: "c.1", Seq: 7, Rev: 9, Last: true}.save(cfg.StateFile))
+	gap := schemas.Event{Rev: 30, Cnt: 1, Type: schemas.Gap, PrevRev: 9, Epoch: "c.1", Object: []byte(`{"reason":"x"}`)}
+	for i := range 2 {
+		stop := run(t, cfg, stream{gap}, zerolog.Nop())
+		r.wait(t, i+1)
+		require.NoError(t, stop())
+		require.EqualValues(t, 7, noted(cfg))
+	}
+	next := schemas.Event{Rev: 30, Cnt: 1, Type: schemas.Modified, Epoch: "c.1", Seq: 40, Key: schemas.Key{Resource: "pods", Name: "p"}}
+	stop := run(t, cfg, stream{gap, next}, zerolog.Nop())
+	require.Eventually(t, func() bool { return noted(cfg) == 40 }, time.Minute, time.Millisecond)
+	require.NoError(t, stop())
+	require.Equal(t, []string{gap.ID(), gap.ID(), gap.ID(), next.ID()}, r.ids)
 }
 
 func TestFilteredChangesMoveThePosition(t *testing.T) {

@@ -75,12 +75,30 @@ func (s *Server) Status(ctx context.Context) (st Status, text json.RawMessage, e
 	return st, text, nil
 }
 
-// Query chooses events. Nil fields are any; Since and Until are instants or empty. With
-// Follow it goes on with what happens, until the context ends.
+// Query chooses events. Nil fields are any; Since and Until are instants or empty.
 type Query struct {
 	Group, Resource, Namespace, Name *string
 	Since, Until                     string
-	Follow                           bool
+	// Behind begins behind a place, instead of at Since.
+	Behind *Place
+	follow bool
+}
+
+// Place is a place between events: behind one of a revision, or behind all of it.
+type Place struct {
+	Rev   int64
+	Ord   int
+	Whole bool
+}
+
+// BehindRev is the place behind all events of a revision.
+func BehindRev(rev int64) *Place { return &Place{Rev: rev, Whole: true} }
+
+func (p Place) text() string {
+	if p.Whole {
+		return strconv.FormatInt(p.Rev, 10)
+	}
+	return fmt.Sprintf("%d.%d", p.Rev, p.Ord)
 }
 
 // QueryOf asks for the events of one object.
@@ -100,7 +118,7 @@ func (q Query) values() url.Values {
 			v.Set(name, text)
 		}
 	}
-	if q.Follow {
+	if q.follow {
 		v.Set("follow", "true")
 	}
 	return v
@@ -108,20 +126,40 @@ func (q Query) values() url.Values {
 
 // Events hands the events that the caller may see to fn, in order.
 func (s *Server) Events(ctx context.Context, q Query, fn func(schemas.Event) error) error {
-	return s.read(ctx, "/history/events", q.values(), fn)
+	body, err := s.events(ctx, q)
+	if err != nil {
+		return err
+	}
+	return s.read(ctx, body, fn)
+}
+
+func (s *Server) events(ctx context.Context, q Query) (io.ReadCloser, error) {
+	r, err := s.request(ctx, "/history/events", q.values())
+	if err != nil {
+		return nil, err
+	}
+	if q.Behind != nil {
+		r.Header.Set("Last-Event-ID", q.Behind.text())
+	}
+	return s.answer(r)
 }
 
 // State hands the objects at an instant to fn, as they are stored, in the order of their
 // keys: those that the caller may see.
 func (s *Server) State(ctx context.Context, instant string, fn func(schemas.Event) error) error {
-	return s.read(ctx, "/history/state", url.Values{"at": {instant}}, fn)
+	return s.state(ctx, url.Values{"at": {instant}}, fn)
 }
 
-func (s *Server) read(ctx context.Context, path string, query url.Values, fn func(schemas.Event) error) error {
-	body, err := s.open(ctx, path, query)
+func (s *Server) state(ctx context.Context, query url.Values, fn func(schemas.Event) error) error {
+	body, err := s.open(ctx, "/history/state", query)
 	if err != nil {
 		return err
 	}
+	return s.read(ctx, body, fn)
+}
+
+// read hands the events of an answer to fn, and closes it.
+func (s *Server) read(ctx context.Context, body io.ReadCloser, fn func(schemas.Event) error) error {
 	defer body.Close()
 	lines := json.NewDecoder(body)
 	for {
@@ -160,9 +198,13 @@ func (s *Server) complete(ctx context.Context, e *schemas.Event) error {
 	if err != nil && !gone(err) {
 		return err
 	}
-	e.Object = object
+	e.Object = schemas.WithoutValues(e.Key, object) // the API opens Secrets, events never do
 	return nil
 }
+
+// NotHeld reports that an instant was refused because it lies before all that is held, or in
+// a gap.
+func NotHeld(err error) bool { return expired(err) }
 
 // gone reports that something is not held, or was never there.
 func gone(err error) bool {
@@ -227,7 +269,7 @@ func (s *Server) stored(ctx context.Context, instant string, key schemas.Key) (s
 	var found schemas.Event
 	query := QueryOf(key).values()
 	query.Set("at", instant)
-	err := s.read(ctx, "/history/state", query, func(e schemas.Event) error {
+	err := s.state(ctx, query, func(e schemas.Event) error {
 		if e.Key == key {
 			found = e
 		}

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -104,9 +105,14 @@ func (s *Server) mapping(kind schema.GroupVersionKind) (Resource, error) {
 	}, nil
 }
 
+var errUnknown = errors.New("the server has no resource")
+
+// Unknown reports that a resource was not found because the server has none of that name.
+func Unknown(err error) bool { return errors.Is(err, errUnknown) }
+
 func (s *Server) unknown(name string, err error) error {
 	if meta.IsNoMatchError(err) {
-		return fmt.Errorf("the server has no resource %q; see `kubectl api-resources`", name)
+		return fmt.Errorf("%w %q; see `kubectl api-resources`", errUnknown, name)
 	}
 	return fmt.Errorf("resource %q: %w", name, err)
 }

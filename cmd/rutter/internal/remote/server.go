@@ -124,14 +124,18 @@ func (s *Server) Cluster() string { return s.flat.Contexts[s.flat.CurrentContext
 
 // open asks and returns the answer's body, or the Status that refused.
 func (s *Server) open(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
-	target := *s.base
-	target.Path += path
-	target.RawQuery = query.Encode()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	r, err := s.request(ctx, path, query)
 	if err != nil {
 		return nil, err
 	}
 	return s.answer(r)
+}
+
+func (s *Server) request(ctx context.Context, path string, query url.Values) (*http.Request, error) {
+	target := *s.base
+	target.Path += path
+	target.RawQuery = query.Encode()
+	return http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 }
 
 // answer sends a request.
