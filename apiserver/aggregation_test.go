@@ -61,10 +61,11 @@ func flavors(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// aggregate registers a server for the group and waits until it is available.
-func (c *cluster) aggregate(t *testing.T) {
+// aggregate registers a server for the group, by a Service in a namespace of its own, and
+// waits until it is available.
+func (c *cluster) aggregate(t *testing.T) (ns string) {
 	t.Helper()
-	ns := c.namespace(t)
+	ns = c.namespace(t)
 	trusted, err := c.client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), "extension-apiserver-authentication", metav1.GetOptions{})
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
@@ -92,7 +93,7 @@ group: %s, version: v1, groupPriorityMinimum: 2000, versionPriority: 15, caBundl
 		conditions, _ := at(frame, "object", "status", "conditions").([]any)
 		for _, each := range conditions {
 			if at(each, "type") == "Available" && at(each, "status") == "True" {
-				return
+				return ns
 			}
 		}
 	}
@@ -165,6 +166,40 @@ func TestAggregatedServer(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "admin says hello\n", line)
 	})
+}
+
+// What a server said of its kinds holds on while it does not answer, as kubectl explain
+// asks for it, and is forgotten with its APIService.
+func TestOpenAPIOfAServerThatIsGone(t *testing.T) {
+	c := server(t)
+	ns := c.aggregate(t)
+	path, document := "/apis/"+aggregatedGroup+"/v1", "/openapi/v3/apis/"+aggregatedGroup+"/v1"
+	described := func(what, url string, want bool) {
+		t.Helper()
+		eventually(t, func() error {
+			if b := string(c.send(t, "GET", url, "").body); strings.Contains(b, path+"/flavors") != want {
+				return fmt.Errorf("%s: %s: want the path: %v", what, url, want)
+			}
+			return nil
+		})
+	}
+	described("alive", "/openapi/v2", true)
+	described("alive", document, true)
+	require.NoError(t, c.client.CoreV1().Services(ns).Delete(t.Context(), "flavors", metav1.DeleteOptions{}))
+	eventually(t, func() error {
+		if a := c.send(t, "GET", path+"/flavors", ""); a.status != 503 {
+			return fmt.Errorf("still answered, %d", a.status)
+		}
+		return nil
+	})
+	for range 2 { // the second time it is not new
+		require.Contains(t, string(c.send(t, "GET", "/openapi/v2", "").body), path+"/flavors")
+		require.Contains(t, string(c.send(t, "GET", document, "").body), path+"/flavors")
+		require.Contains(t, string(c.send(t, "GET", "/openapi/v3", "").body), strings.TrimPrefix(path, "/"))
+	}
+	c.send(t, "DELETE", "/apis/apiregistration.k8s.io/v1/apiservices/v1."+aggregatedGroup, "")
+	described("no more registered", "/openapi/v2", false)
+	described("no more registered", document, false)
 }
 
 func TestUnavailableAggregatedServer(t *testing.T) {

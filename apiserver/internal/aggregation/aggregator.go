@@ -24,6 +24,8 @@ import (
 	local "k8s.io/kube-aggregator/pkg/controllers/status/local"
 	availability "k8s.io/kube-aggregator/pkg/controllers/status/metrics"
 	remote "k8s.io/kube-aggregator/pkg/controllers/status/remote"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 const (
@@ -61,6 +63,9 @@ type Aggregator struct {
 
 	mu   sync.Mutex
 	seen map[types.UID]*described // by APIService; guarded by mu
+
+	swaggers  kept[spec.Swagger]
+	documents kept[spec3.OpenAPI]
 
 	registered registered
 	announced  announced

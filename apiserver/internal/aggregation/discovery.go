@@ -62,7 +62,13 @@ func (a *Aggregator) Discovery() []GroupVersion {
 // all have answered.
 func (a *Aggregator) read(ctx context.Context) bool {
 	present := a.remote()
-	a.backends.keep(present)
+	uids := map[types.UID]bool{}
+	for _, service := range present {
+		uids[service.UID] = true
+	}
+	a.backends.only(uids)
+	a.swaggers.only(uids)
+	a.documents.only(uids)
 	found := make([]*described, len(present))
 	var wg sync.WaitGroup
 	for i, service := range present {

@@ -22,11 +22,13 @@ type Document struct {
 	Build func() (*spec3.OpenAPI, error)
 }
 
-// OpenAPIV3 lists the documents of available servers.
+var errUnavailable = errors.New(unavailable)
+
+// OpenAPIV3 lists the documents of servers that are available, or were.
 func (a *Aggregator) OpenAPIV3() []Document {
 	var all []Document
 	for _, service := range a.remote() {
-		if !available(service) {
+		if !available(service) && !a.documents.has(service) {
 			continue
 		}
 		all = append(all, Document{
@@ -42,25 +44,41 @@ func (a *Aggregator) mark(service *apiregistration.APIService) string {
 	return fmt.Sprintf("%s,%s,%d", service.UID, service.ResourceVersion, a.generation.Load())
 }
 
-// document fetches a version's v3 document, or makes it of v2 if the server has no other.
+// document is a version's v3 document, the last one while its server does not answer.
 func (a *Aggregator) document(service *apiregistration.APIService) (*spec3.OpenAPI, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout) // documents are built for whoever asks next, too
 	defer cancel()
+	doc, err := a.fetchDocument(ctx, service)
+	if err != nil && available(service) && a.documents.has(service) {
+		a.generation.Add(1) // so that it is asked again next time, although there is a document
+	}
+	return a.documents.or(service, doc, err)
+}
+
+// fetchDocument fetches a version's v3 document, or makes it of v2 if the server has no
+// other.
+func (a *Aggregator) fetchDocument(ctx context.Context, service *apiregistration.APIService) (*spec3.OpenAPI, error) {
+	if !available(service) {
+		return nil, errUnavailable
+	}
 	doc := &spec3.OpenAPI{}
 	err := a.fetchJSON(ctx, service, "/openapi/v3/apis/"+gvOf(service).String(), "application/json", doc)
 	var answer *answerError
 	if err == nil || !errors.As(err, &answer) || answer.status != http.StatusNotFound {
 		return doc, err
 	}
-	swagger, err := a.swagger(ctx, service)
+	swagger, err := a.fetchSwagger(ctx, service)
 	if err != nil {
 		return nil, err
 	}
 	return openapiconv.ConvertV2ToV3(swagger), nil
 }
 
-// swagger fetches a server's v2 document and cuts it to what it serves for us.
-func (a *Aggregator) swagger(ctx context.Context, service *apiregistration.APIService) (*spec.Swagger, error) {
+// fetchSwagger fetches a server's v2 document and cuts it to what it serves for us.
+func (a *Aggregator) fetchSwagger(ctx context.Context, service *apiregistration.APIService) (*spec.Swagger, error) {
+	if !available(service) {
+		return nil, errUnavailable
+	}
 	doc := &spec.Swagger{}
 	if err := a.fetchJSON(ctx, service, "/openapi/v2", "application/json", doc); err != nil {
 		return nil, err
@@ -68,9 +86,9 @@ func (a *Aggregator) swagger(ctx context.Context, service *apiregistration.APISe
 	return aggregator.FilterSpecByPathsWithoutSideEffects(doc, []string{"/apis/" + gvOf(service).String() + "/"}), nil
 }
 
-// OpenAPIV2 adds what available servers serve to the document, which is not changed, and
-// tells a mark that changes with the additions. A server that does not answer is left
-// out.
+// OpenAPIV2 adds what other servers serve to the document, which is not changed, and tells
+// a mark that changes with the additions. Of a server that does not answer it is what it
+// served last.
 func (a *Aggregator) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error) {
 	services := a.remote()
 	parts := make([]*spec.Swagger, len(services))
@@ -79,12 +97,16 @@ func (a *Aggregator) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	for i, service := range services {
-		if !available(service) {
+		if !available(service) && !a.swaggers.has(service) {
 			continue
 		}
 		marks = append(marks, a.mark(service))
 		wg.Go(func() {
-			if part, err := a.swagger(ctx, service); err == nil {
+			part, err := a.fetchSwagger(ctx, service)
+			if err != nil && available(service) {
+				a.generation.Add(1) // so that it is asked again next time
+			}
+			if part, err = a.swaggers.or(service, part, err); err == nil {
 				parts[i] = part
 			}
 		})
@@ -108,7 +130,6 @@ func (a *Aggregator) OpenAPIV2(base *spec.Swagger) (*spec.Swagger, string, error
 	}
 	for _, part := range parts {
 		if part == nil {
-			a.generation.Add(1) // so that it is asked again next time
 			continue
 		}
 		if err := aggregator.MergeSpecsIgnorePathConflictRenamingDefinitionsAndParameters(&merged, part); err != nil {

@@ -70,16 +70,12 @@ func (b *backends) backend(service *apiregistration.APIService) *backend {
 	return made
 }
 
-// keep forgets the connections of services that are gone.
-func (b *backends) keep(present []*apiregistration.APIService) {
-	uids := map[types.UID]bool{}
-	for _, service := range present {
-		uids[service.UID] = true
-	}
+// only forgets the connections of services that are gone.
+func (b *backends) only(present map[types.UID]bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for uid := range b.open {
-		if !uids[uid] {
+		if !present[uid] {
 			delete(b.open, uid)
 		}
 	}
