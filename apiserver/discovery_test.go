@@ -31,10 +31,14 @@ func TestDiscoveryGolden(t *testing.T) {
 	require.Equal(t, table, tableOf(legacy), "plain and aggregated discovery differ")
 }
 
-// tableOf is one line for each served resource.
+// tableOf is one line for each served resource, but for those of other tests, which may
+// take a while to go.
 func tableOf(lists []*metav1.APIResourceList) string {
 	var lines []string
 	for _, list := range lists {
+		if strings.Contains(list.GroupVersion, ".example.com/") {
+			continue
+		}
 		for _, r := range list.APIResources {
 			scope := "cluster"
 			if r.Namespaced {

@@ -174,13 +174,21 @@ func TestResourceVersionOfGets(t *testing.T) {
 func TestFutureResourceVersion(t *testing.T) {
 	c := server(t)
 	path := "/api/v1/namespaces/" + c.maps(t, 1) + "/configmaps"
-	future := "resourceVersion=" + strconv.FormatInt(c.revision(t)+1000, 10)
-	for _, p := range []string{path + "?" + future, path + "?resourceVersionMatch=Exact&" + future, path + "/m0?" + future} {
-		a := c.send(t, "GET", p, "")
-		require.Equal(t, 504, a.status, p)
-		require.Contains(t, a.apiStatus(t).Message, "Too large resource version")
-		require.Equal(t, "1", a.header.Get("Retry-After"))
-		require.True(t, apierrors.HasStatusCause(&apierrors.StatusError{ErrStatus: a.apiStatus(t)}, metav1.CauseTypeResourceVersionTooLarge))
+	for _, rev := range []string{strconv.FormatInt(c.revision(t)+1000, 10), "9223372036854775807", "18446744073709551615"} {
+		future := "resourceVersion=" + rev
+		for _, p := range []string{path + "?" + future, path + "?resourceVersionMatch=Exact&" + future, path + "?limit=1&" + future, path + "/m0?" + future} {
+			a := c.send(t, "GET", p, "")
+			require.Equal(t, 504, a.status, p)
+			require.Contains(t, a.apiStatus(t).Message, "Too large resource version: "+rev)
+			require.Equal(t, "1", a.header.Get("Retry-After"))
+			require.True(t, apierrors.HasStatusCause(&apierrors.StatusError{ErrStatus: a.apiStatus(t)}, metav1.CauseTypeResourceVersionTooLarge))
+		}
+		// A watch waits for it instead, as it does for any revision.
+		for _, unusual := range []string{"", "&unusual=1"} { // is upstream's handler's
+			watch := c.send(t, "GET", path+"?watch=true&timeoutSeconds=1&"+future+unusual, "")
+			require.Equal(t, 200, watch.status)
+			require.Empty(t, watch.body)
+		}
 	}
 }
 
@@ -360,4 +368,45 @@ func TestHTTPAnswers(t *testing.T) {
 			require.NotEmpty(t, a.header.Get("Audit-Id"))
 		})
 	}
+}
+
+// Names that would lead elsewhere if they were files' are refused as namespaces, too.
+func TestNamespacesOfDots(t *testing.T) {
+	c := server(t)
+	group := c.define(t, widgets)
+	for _, dots := range []string{"%2e", "%2e%2e"} {
+		for _, path := range []string{"/api/v1/namespaces/" + dots + "/configmaps", "/api/v1/namespaces/" + dots + "/secrets", group + "/v1/namespaces/" + dots + "/widgets"} {
+			for _, query := range []string{"", "?limit=1", "?watch=true&timeoutSeconds=1"} {
+				a := c.send(t, "GET", path+query, "")
+				require.Equal(t, 500, a.status, "%s: %s", path+query, a.body)
+				require.Contains(t, a.apiStatus(t).Message, "invalid key")
+			}
+			require.Equal(t, 500, c.send(t, "DELETE", path, "").status)
+		}
+	}
+}
+
+// Fixed paths are served whatever the method, as kube-apiserver does, and what is below
+// them is refused with a Status.
+func TestFixedPathsTakeAnyMethod(t *testing.T) {
+	c := server(t)
+	for _, method := range []string{"POST", "FOO", "get"} {
+		for path, want := range map[string]int{"/healthz": 200, "/livez/ping": 200, "/metrics": 200, "/openapi/v3": 200, "/": 200, "/statusz": 200, "/version": 405, "/nowhere": 404} {
+			require.Equal(t, want, c.send(t, method, path, "").status, "%s %s", method, path)
+		}
+	}
+	a := c.send(t, "GET", "/version/more", "")
+	require.Equal(t, 404, a.status)
+	require.Equal(t, metav1.StatusReasonNotFound, a.apiStatus(t).Reason)
+	require.Equal(t, "metrics reset\n", string(c.send(t, "DELETE", "/metrics", "").body))
+}
+
+// Creating at the path of a name is refused: who may create that object only could create
+// any other. Subresources that are not there are not found.
+func TestCreateAtAName(t *testing.T) {
+	c := server(t)
+	path := c.define(t, widgets) + "/v1/namespaces/default/widgets/a"
+	require.Equal(t, 405, c.send(t, "POST", path, `{"metadata":{"name":"b"}}`, "Content-Type: application/json").status)
+	require.Equal(t, 404, c.send(t, "POST", path+"/nowhere", "{}", "Content-Type: application/json").status)
+	require.Equal(t, 405, c.send(t, "POST", "/api/v1/namespaces/default/configmaps/a", `{"metadata":{"name":"b"}}`, "Content-Type: application/json").status)
 }

@@ -157,6 +157,25 @@ func TestWatchSendsInitialEvents(t *testing.T) {
 	require.True(t, apierrors.IsInvalid(err), "%v", err)
 }
 
+// Who watches from no revision, or any, is told where the initial state ends if it takes
+// bookmarks, as kube-apiserver does: in the old way to ask as well, and in every form.
+func TestWatchWithBookmarksMarksTheEndOfTheInitialState(t *testing.T) {
+	c := server(t)
+	path := "/api/v1/namespaces/" + c.maps(t, 2) + "/configmaps?watch=true&timeoutSeconds=1"
+	for _, rv := range []string{"", "&resourceVersion=0"} {
+		for _, accept := range []string{"application/json", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", "application/json;as=Table;v=v1;g=meta.k8s.io"} {
+			with := c.send(t, "GET", path+rv+"&allowWatchBookmarks=true", "", "Accept: "+accept)
+			require.Contains(t, string(with.body), metav1.InitialEventsAnnotationKey, "%s %s", rv, accept)
+			without := c.send(t, "GET", path+rv, "", "Accept: "+accept)
+			require.NotContains(t, string(without.body), metav1.InitialEventsAnnotationKey)
+		}
+	}
+	list, err := c.client.CoreV1().ConfigMaps(metav1.NamespaceDefault).List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	from := c.send(t, "GET", path+"&allowWatchBookmarks=true&resourceVersion="+list.ResourceVersion, "")
+	require.NotContains(t, string(from.body), metav1.InitialEventsAnnotationKey, "there is no initial state")
+}
+
 func TestWatchSelectorTransitions(t *testing.T) {
 	c := server(t)
 	ns := c.maps(t, 1)
@@ -294,6 +313,7 @@ func TestSecondServer(t *testing.T) {
 		err = apierrors.FromObject(e.Object)
 	}
 	require.True(t, apierrors.IsResourceExpired(err) || apierrors.IsGone(err), "%v", err)
+	require.Regexp(t, `too old resource version: `+before.ResourceVersion+` \(\d+\)`, err.Error())
 
 	// Each sees at once what the other wrote.
 	made := second.configMap(t, ns, "second", nil)

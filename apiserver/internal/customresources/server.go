@@ -199,8 +199,10 @@ func (s *Server) verb(info *request.RequestInfo, t *target) (http.HandlerFunc, e
 	}
 	v, gr := t.version, schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}
 	switch {
-	case info.Name != "" && info.Verb == "create":
 	case info.Subresource == "":
+		if info.Name != "" && info.Verb == "create" {
+			break // who may create that one would create any other
+		}
 		if handle := s.mainVerb(info.Verb, v, admit); handle != nil {
 			return handle, nil
 		}

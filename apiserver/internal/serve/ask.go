@@ -42,7 +42,7 @@ var (
 func (p *plain) understand(req *http.Request, info *request.RequestInfo) (*ask, bool) {
 	a := &ask{query: req.URL.Query(), key: p.keyPrefix(info)}
 	f, ok := p.formOf(req, info.Verb, a.query)
-	if !ok {
+	if !ok || info.Namespace != "" && len(content.IsPathSegmentName(info.Namespace)) > 0 {
 		return nil, false
 	}
 	a.form = f

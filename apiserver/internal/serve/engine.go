@@ -91,35 +91,35 @@ func newEngine(c Config) (*gin.Engine, error) {
 		return nil, err
 	}
 	gin.SetMode(gin.ReleaseMode)
-	e := gin.New()
+	e := fixedPaths{Engine: gin.New(), exact: map[string]gin.HandlerFunc{}, below: map[string]gin.HandlerFunc{}}
 	e.RedirectTrailingSlash, e.RedirectFixedPath, e.HandleMethodNotAllowed = false, false, false
 	e.UseRawPath = false
 	for _, name := range probes {
-		e.Any(name, gin.WrapH(c.Health.handler(name)))
-		e.Any(name+"/*check", gin.WrapH(c.Health.handler(name)))
+		e.any(name, gin.WrapH(c.Health.handler(name)))
+		e.any(name+"/*check", gin.WrapH(c.Health.handler(name)))
 	}
 	for _, service := range c.fixed() {
 		served := plainly(kinds.Container(service))
-		e.Any(service.RootPath(), served)
-		e.Any(service.RootPath()+"/", served)
+		e.any(service.RootPath(), served)
+		e.any(service.RootPath()+"/*rest", served) // what it does not serve it refuses
 	}
-	e.Any("/metrics", gin.WrapH(c.allMetrics()))
-	e.Any("/metrics/slis", gin.WrapH(c.Health.indicators()))
+	e.any("/metrics", gin.WrapH(c.allMetrics()))
+	e.any("/metrics/slis", gin.WrapH(c.Health.indicators()))
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/*rest"} {
-		e.Any(path, gin.WrapH(openapi))
+		e.any(path, gin.WrapH(openapi))
 	}
-	e.Any("/debug/pprof/*name", gin.WrapF(profile))
+	e.any("/debug/pprof/*name", gin.WrapF(profile))
 	if c.Flow != nil {
 		dumps := mux.NewPathRecorderMux("flow control")
 		c.Flow.Install(dumps)
-		e.Any("/debug/api_priority_and_fairness/*dump", gin.WrapH(dumps))
+		e.any("/debug/api_priority_and_fairness/*dump", gin.WrapH(dumps))
 	}
 	for _, path := range []string{"/", "/index.html"} {
-		e.Any(path, gin.WrapF(c.index))
+		e.any(path, gin.WrapF(c.index))
 	}
 	c.installPages(e)
-	e.NoRoute(gin.WrapH(dispatch))
-	return e, nil
+	e.NoRoute(e.others, gin.WrapH(dispatch))
+	return e.Engine, nil
 }
 
 // fixed are the services whose paths never change.
@@ -179,14 +179,19 @@ func RequestInfo() *request.RequestInfoFactory {
 	return &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 }
 
+// LongRunning tells requests that last as long as their clients want.
+func LongRunning() request.LongRunningRequestCheck {
+	basic := serverfilters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	return func(r *http.Request, info *request.RequestInfo) bool {
+		return info.Path == historyEvents || info.Path == historyState || basic(r, info)
+	}
+}
+
 // chain wraps the handler in the filters, the last named the first to run.
 func (c Config) chain(h http.Handler) http.Handler {
 	codecs := kinds.Codecs()
-	basic := serverfilters.BasicLongRunningRequestCheck(
-		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
-	longRunning := func(r *http.Request, info *request.RequestInfo) bool {
-		return info.Path == historyEvents || info.Path == historyState || basic(r, info)
-	}
+	longRunning := LongRunning()
 	h = withOrigin(h)
 	h = c.withPast(h)
 	calls := c.calls()

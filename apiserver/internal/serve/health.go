@@ -120,7 +120,7 @@ var probes = []string{"/healthz", "/livez", "/readyz"}
 func (h *Health) indicators() http.Handler {
 	registry := metrics.NewKubeRegistry()
 	slis.Register(registry)
-	results := metrics.HandlerFor(registry, metrics.HandlerOpts{})
+	results := metrics.HandlerWithReset(registry, metrics.HandlerOpts{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
 		defer cancel()

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"io"
 	"net/http"
 	"time"
 
@@ -27,7 +28,20 @@ func (c Config) allMetrics() http.Handler {
 	if c.Metrics != nil {
 		all = append(all, c.Metrics)
 	}
-	return promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ProcessStartTime: time.Now()})
+	told := promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ProcessStartTime: time.Now()})
+	return resettable(told)
+}
+
+// resettable has the metrics of upstream's code begin anew when they are deleted, as kube-apiserver's can be.
+func resettable(told http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodDelete {
+			told.ServeHTTP(w, r)
+			return
+		}
+		legacyregistry.Reset()
+		_, _ = io.WriteString(w, "metrics reset\n") // the client may be gone
+	})
 }
 
 // registerMetrics makes upstream's code count, once in a process, as its server does.

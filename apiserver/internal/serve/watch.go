@@ -14,6 +14,7 @@ import (
 	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"github.com/rutter-project/rutter/apiserver/internal/lane"
+	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 )
 
@@ -104,7 +105,7 @@ func (s *stream) begin(ctx context.Context) (view.Follower, func(), error) {
 		return err == nil && ctx.Err() == nil
 	})
 	s.p.stored.Store.CountInitial(sent)
-	if err == nil && initial {
+	if err == nil && s.bookmarks { // whether the initial state was asked for by name or in the old way
 		err = s.bookmark(true)
 	}
 	if err == nil {
@@ -281,7 +282,7 @@ func (s *stream) fault(err error) {
 	var known apierrors.APIStatus
 	switch {
 	case errors.Is(err, view.ErrGone):
-		status = apierrors.NewResourceExpired("too old resource version: " + s.query.Get("resourceVersion")).Status()
+		status = store.TooOld(s.query.Get("resourceVersion"), err).Status()
 	case errors.As(err, &known):
 		status = known.Status()
 	}

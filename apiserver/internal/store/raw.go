@@ -50,7 +50,7 @@ func (s *Store) Raw(ctx context.Context, key, resourceVersion string) (*view.Ite
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
-	if err := s.waitAtLeast(ctx, int64(rev)); err != nil {
+	if err := s.waitAtLeast(ctx, rev); err != nil {
 		return nil, err
 	}
 	item, ok := s.tableOf(ctx).Get(key)

@@ -37,7 +37,7 @@ func (s *Store) Get(ctx context.Context, key string, opts storage.GetOptions, ou
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
-	if err := s.waitAtLeast(ctx, int64(rev)); err != nil {
+	if err := s.waitAtLeast(ctx, rev); err != nil {
 		return err
 	}
 	item, ok := s.tableOf(ctx).Get(key)
@@ -78,18 +78,18 @@ func (s *Store) notFound(key string, opts storage.GetOptions, out runtime.Object
 
 // waitAtLeast waits until the view is at rev; a revision that etcd has not reached
 // yet is refused after the API's usual patience.
-func (s *Store) waitAtLeast(ctx context.Context, rev int64) error {
-	if rev == 0 || s.tableOf(ctx).Rev() >= rev {
+func (s *Store) waitAtLeast(ctx context.Context, rev uint64) error {
+	if uint64(s.tableOf(ctx).Rev()) >= rev { // revisions are not negative
 		return nil
 	}
 	current, err := s.currentRev(ctx)
 	if err != nil {
 		return err
 	}
-	if rev > current {
-		return storage.NewTooLargeResourceVersionError(uint64(rev), uint64(current), 1)
+	if rev > uint64(current) {
+		return storage.NewTooLargeResourceVersionError(rev, uint64(current), 1)
 	}
-	return s.wait(ctx, rev)
+	return s.wait(ctx, int64(rev))
 }
 
 func (s *Store) wait(ctx context.Context, rev int64) error {
@@ -171,7 +171,7 @@ func (s *Store) waitForList(ctx context.Context, opts storage.ListOptions) error
 		if err != nil {
 			return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 		}
-		return s.waitAtLeast(ctx, int64(rev))
+		return s.waitAtLeast(ctx, rev)
 	}
 	if view.PastOf(ctx) != nil {
 		return nil // it is all there
@@ -194,17 +194,26 @@ func (s *Store) listError(err error, prefix, from string, rev int64, continued b
 	case !errors.Is(err, rpctypes.ErrCompacted):
 		return fmt.Errorf("list %s at revision %d: %w", prefix, rev, err)
 	case !continued:
-		return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: revision %d is no longer kept; list without a resourceVersion.", rev))
+		return apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
 	}
 	token, encodeErr := storage.EncodeContinue(from, prefix, -1)
 	if encodeErr != nil {
-		return apierrors.NewResourceExpired("the continue token has expired; start the list again")
+		return apierrors.NewResourceExpired(continueExpired)
 	}
-	status := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
-		"Start a new list without the continue parameter, or use the token in this response's metadata for a list that goes on from the next key at the latest revision and may be inconsistent with what was returned before.")
+	status := apierrors.NewResourceExpired(continueInconsistently)
 	status.ErrStatus.ListMeta = metav1.ListMeta{Continue: token}
 	return status
 }
+
+// What clients of kube-apiserver are told when etcd has compacted what their token is of.
+const (
+	continueExpired = "The provided continue parameter is too old to display a consistent list result. " +
+		"You can start a new list without the continue parameter."
+	continueInconsistently = "The provided continue parameter is too old to display a consistent list result. " +
+		"You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. " +
+		"Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted " +
+		"between the time the first chunk was returned and now may show up in the list."
+)
 
 func (s *Store) objectOf(key string, kv *mvccpb.KeyValue) ([]byte, error) {
 	sealed, err := schemas.ObjectOf(kv.Value)

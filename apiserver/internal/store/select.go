@@ -43,6 +43,9 @@ func (s *Store) Select(ctx context.Context, key string, opts storage.ListOptions
 // walk calls take with matching objects, in order, until it has taken as many as the
 // limit allows.
 func (s *Store) walk(ctx context.Context, key string, opts storage.ListOptions, selector view.Selector, take func(*view.Item) (bool, error)) (Page, error) {
+	if err := checkSegments(key); err != nil {
+		return Page{}, err
+	}
 	prefix := key
 	if opts.Recursive && (prefix == "" || prefix[len(prefix)-1] != '/') {
 		prefix += "/"

@@ -330,8 +330,17 @@ func (s *Store) decodeInto(object []byte, into runtime.Object, rev int64) error 
 // checkKey refuses keys outside this resource: a bug above must not reach another
 // resource's objects.
 func (s *Store) checkKey(key string) error {
-	if !strings.HasPrefix(key, s.cfg.Prefix+"/") || strings.HasSuffix(key, "/") || strings.Contains(key, "/../") || strings.Contains(key, "/./") {
+	if !strings.HasPrefix(key, s.cfg.Prefix+"/") || strings.HasSuffix(key, "/") {
 		return fmt.Errorf("key %q is not a name below %s/", key, s.cfg.Prefix)
+	}
+	return checkSegments(key)
+}
+
+// checkSegments refuses keys that would lead elsewhere if they were a file's, as upstream:
+// there is nothing in a namespace of such a name.
+func checkSegments(key string) error {
+	if whole := key + "/"; strings.Contains(whole, "/../") || strings.Contains(whole, "/./") {
+		return fmt.Errorf("invalid key: %q", key)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,10 +30,14 @@ const (
 // Watch implements storage.Interface. A watcher is a cursor into the view's log; it
 // sends what its client takes and never holds up anybody else.
 func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
-	rev, err := s.versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err := checkSegments(key); err != nil {
+		return nil, err
+	}
+	asked, err := s.versioner.ParseResourceVersion(opts.ResourceVersion)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
+	rev := int64(min(asked, math.MaxInt64)) // beyond is what never comes
 	prefix := key
 	if opts.Recursive && (prefix == "" || prefix[len(prefix)-1] != '/') {
 		prefix += "/"
@@ -41,13 +47,13 @@ func (s *Store) Watch(ctx context.Context, key string, opts storage.ListOptions)
 		store: s, prefix: prefix, opts: opts, cancel: cancel,
 		out:     make(chan watch.Event, watchBuffer),
 		pred:    opts.Predicate,
-		sent:    int64(rev),
+		sent:    rev,
 		initial: opts.SendInitialEvents != nil && *opts.SendInitialEvents,
 	}
 	if selector, whole := s.selector(opts.Predicate); whole {
 		w.quick = &selector
 	}
-	go w.run(ctx, int64(rev))
+	go w.run(ctx, rev)
 	return w, nil
 }
 
@@ -287,7 +293,7 @@ func (w *watcher) send(ctx context.Context, e watch.Event) error {
 // statusOf is what the client is told when its watch ends by a fault.
 func statusOf(err error, rev int64) runtime.Object {
 	if errors.Is(err, view.ErrGone) {
-		status := apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d", rev)).Status()
+		status := TooOld(strconv.FormatInt(rev, 10), err).Status()
 		return &status
 	}
 	var known apierrors.APIStatus
@@ -298,4 +304,15 @@ func statusOf(err error, rev int64) runtime.Object {
 	status := apierrors.NewInternalError(err).Status()
 	status.ListMeta = metav1.ListMeta{}
 	return &status
+}
+
+// TooOld is what a watch is told whose revision the log no longer has; gone is a
+// view.ErrGone.
+func TooOld(rev string, gone error) *apierrors.StatusError {
+	text := "too old resource version: " + rev
+	var dropped *view.DroppedError
+	if errors.As(gone, &dropped) {
+		text += fmt.Sprintf(" (%d)", dropped.Rev)
+	}
+	return apierrors.NewResourceExpired(text)
 }

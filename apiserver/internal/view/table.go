@@ -2,6 +2,7 @@ package view
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 
@@ -11,6 +12,16 @@ import (
 // ErrGone says that the log no longer holds the changes right after the asked revision.
 // The caller must list again (HTTP 410).
 var ErrGone = errors.New("revision is no longer in the log")
+
+// DroppedError is an ErrGone that says up to which revision changes are not in the log.
+type DroppedError struct{ Rev int64 }
+
+func (e *DroppedError) Error() string {
+	return fmt.Sprintf("%v, which begins after %d", ErrGone, e.Rev)
+}
+
+// Is makes it an ErrGone.
+func (e *DroppedError) Is(target error) bool { return target == ErrGone }
 
 const (
 	treeDegree = 32
@@ -104,7 +115,7 @@ func (t *Table) Cursor(rev int64) (*Cursor, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if rev < t.dropped {
-		return nil, ErrGone
+		return nil, &DroppedError{t.dropped}
 	}
 	i := len(t.log)
 	for i > 0 && t.log[i-1].Rev > rev {
