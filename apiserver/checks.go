@@ -69,8 +69,8 @@ var startChecks = map[step][]string{
 	repaired: {"start-service-ip-repair-controllers"},
 }
 
-// addChecks names what health consists of, for a server that runs until the context ends.
-func (s *Server) addChecks(running context.Context) {
+// addChecks names what health consists of.
+func (s *Server) addChecks() {
 	add := func(name string, where serve.Probe, run func(context.Context) error) {
 		s.health.Add(serve.Check{Name: name, Where: where, Run: run})
 	}
@@ -85,7 +85,7 @@ func (s *Server) addChecks(running context.Context) {
 		}
 	}
 	add("autoregister-completion", serve.Always, s.extension.aggregator.Registered)
-	add("shutdown", serve.Readiness, func(context.Context) error { return context.Cause(running) })
+	add("shutdown", serve.Readiness, s.ending.check)
 }
 
 // canLog does not return while the log takes no lines.

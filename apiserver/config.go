@@ -37,6 +37,8 @@ type Config struct {
 	EventTTL time.Duration
 	// Access is who is let in beside the cluster's own, and what is recorded.
 	Access AccessConfig
+	// Serving is how connections are served, and how they end.
+	Serving ServingConfig
 
 	// KeyframeEvents is how many changes lie between two keyframes at least: what of
 	// the past has to be read to make a state of it.
@@ -74,6 +76,7 @@ func DefaultConfig() Config {
 		NodePorts:   "30000-32767",
 		EventTTL:    time.Hour,
 		Access:      AccessConfig{Audit: audit.DefaultConfig()},
+		Serving:     DefaultServingConfig(),
 
 		KeyframeEvents: 20_000,
 		PastCacheBytes: 128 << 20,
@@ -104,6 +107,9 @@ func (c Config) Validate() error {
 	}
 	if _, err := net.ParsePortRange(c.NodePorts); err != nil {
 		return fmt.Errorf("apiserver: NodePorts %q is not a range such as 30000-32767: %w", c.NodePorts, err)
+	}
+	if err := c.Serving.Validate(); err != nil {
+		return fmt.Errorf("apiserver: %w", err)
 	}
 	return c.Access.Validate()
 }

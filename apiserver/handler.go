@@ -59,7 +59,7 @@ func (s *Server) handler(ctx, admitting context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.addChecks(ctx)
+	s.addChecks()
 	return serve.New(serve.Config{
 		API: installed, Authenticator: authn, Authorizer: authz, Audiences: audiences,
 		Issuer: issuer, Health: s.health, Address: s.advertised(), Stored: s.stores.asStored(installed), Custom: s.extension, CustomAt: s.extension.at, Front: s.extension.front,

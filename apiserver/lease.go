@@ -35,22 +35,22 @@ type ownLease struct {
 	name   string // of the Lease: the same whenever a server runs on this host
 	holder string // this process
 	host   string
+	at     string // address and port
 	now    func() time.Time
 }
 
-func newLease(client kubernetes.Interface) (ownLease, error) {
+func newLease(client kubernetes.Interface, at string) (ownLease, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return ownLease{}, fmt.Errorf("name of this host: %w", err)
 	}
 	sum := sha256.Sum256([]byte(host))
 	name := "apiserver-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
-	return ownLease{client: client, name: name, holder: name + "_" + uuid.NewString(), host: host, now: time.Now}, nil
+	return ownLease{client: client, name: name, holder: name + "_" + uuid.NewString(), host: host, at: at, now: time.Now}, nil
 }
 
 // run keeps the Lease until the context ends, and tells what fails. What fails is tried
-// again at the next renewal. The Lease is left where it is: who stops is about to take
-// nothing more, and who starts on this host again takes it over.
+// again at the next renewal.
 func (l ownLease) run(ctx context.Context, failed func(error)) {
 	tick := time.NewTicker(identityRenewed)
 	defer tick.Stop()
@@ -88,11 +88,30 @@ func (l ownLease) renew(ctx context.Context) error {
 	return err
 }
 
+// release takes the Lease away, so that nobody takes this process for one that serves. Who
+// has taken it over meanwhile keeps it.
+func (l ownLease) release(ctx context.Context) error {
+	leases := l.client.CoordinationV1().Leases(metav1.NamespaceSystem)
+	lease, err := leases.Get(ctx, l.name, metav1.GetOptions{})
+	if err == nil && lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity == l.holder {
+		seen := metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}
+		err = leases.Delete(ctx, l.name, metav1.DeleteOptions{Preconditions: &seen})
+	}
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
 func (l ownLease) fill(lease *coordinationv1.Lease) {
 	if lease.Labels == nil {
 		lease.Labels = map[string]string{}
 	}
 	lease.Labels[identityLabel], lease.Labels[corev1.LabelHostname] = identityValue, l.host
+	if lease.Annotations == nil {
+		lease.Annotations = map[string]string{}
+	}
+	lease.Annotations[corev1.AnnotationPeerAdvertiseAddress] = l.at
 	lasts, now := int32(identityLasts/time.Second), metav1.NewMicroTime(l.now())
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &l.holder, &lasts, &now
 }

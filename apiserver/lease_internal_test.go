@@ -14,7 +14,7 @@ import (
 )
 
 // TestOwnLease: the lease is renewed while the server runs, taken over by who runs on the
-// host next, and those of servers that are gone are taken away.
+// host next, taken away when the server stops, and so are those of servers that are gone.
 func TestOwnLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		left := func(name string, labels map[string]string, renewed *metav1.MicroTime) *coordinationv1.Lease {
@@ -37,7 +37,7 @@ func TestOwnLease(t *testing.T) {
 			return names
 		}
 		run := func() (ownLease, func()) {
-			l, err := newLease(client)
+			l, err := newLease(client, "192.0.2.7:6443")
 			require.NoError(t, err)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
@@ -55,6 +55,7 @@ func TestOwnLease(t *testing.T) {
 		require.ElementsMatch(t, []string{"alive", "other", l.name}, names())
 		got := mine(l)
 		require.Equal(t, map[string]string{"apiserver.kubernetes.io/identity": "kube-apiserver", "kubernetes.io/hostname": l.host}, got.Labels)
+		require.Equal(t, map[string]string{"kubernetes.io/peer-advertise-address": "192.0.2.7:6443"}, got.Annotations)
 		require.Equal(t, l.holder, *got.Spec.HolderIdentity)
 		require.Equal(t, int32(3600), *got.Spec.LeaseDurationSeconds)
 		require.Regexp(t, `^apiserver-[a-z2-7]{26}$`, l.name)
@@ -72,5 +73,10 @@ func TestOwnLease(t *testing.T) {
 		require.Equal(t, next.holder, *mine(next).Spec.HolderIdentity)
 		require.NotEqual(t, l.holder, next.holder)
 		stop()
+		require.NoError(t, l.release(t.Context()))
+		require.Contains(t, names(), l.name, "it is the next one's")
+		require.NoError(t, next.release(t.Context()))
+		require.Equal(t, []string{"other"}, names())
+		require.NoError(t, next.release(t.Context()))
 	})
 }

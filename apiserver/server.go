@@ -64,6 +64,7 @@ type Server struct {
 	policies  *policystatus.Controller // set before anything is served
 
 	lease      ownLease
+	ending     *ending
 	flow       flow
 	repairs    *kinds.Repairs       // set before anything is served
 	start      start                // how far the server is
@@ -97,7 +98,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: listen on %s: %w", cfg.Listen, err)
 	}
 	s := &Server{
-		cfg: cfg, listener: listener, health: &serve.Health{}, start: newStart(),
+		cfg: cfg, listener: listener, health: &serve.Health{}, start: newStart(), ending: newEnding(),
 		feed:     feed.New(cfg.Etcd, cfg.Log.With().Str("component", "feed").Logger()),
 		loopback: newLoopback(), loopbackToken: uuid.NewString(),
 	}
@@ -141,7 +142,7 @@ func (s *Server) prepare() error {
 		return fmt.Errorf("loopback client: %w", err)
 	}
 	s.informers = withPods(informers.NewSharedInformerFactoryWithOptions(s.client, 0, informers.WithTransform(withoutManagedFields)), s.pods())
-	if s.lease, err = newLease(s.client); err != nil {
+	if s.lease, err = newLease(s.client, s.advertised()); err != nil {
 		return err
 	}
 	s.flow, err = s.newFlow()
@@ -156,9 +157,13 @@ func (s *Server) Address() netip.AddrPort {
 // Ready is closed when the server answers everything.
 func (s *Server) Ready() <-chan struct{} { return s.start[filled] }
 
-// Run serves until the context ends or something breaks, then closes in reverse order.
-func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+// Run serves until the context ends and the delay after it is over, or something breaks,
+// then closes in reverse order.
+func (s *Server) Run(told context.Context) error {
+	serving, end := context.WithCancel(context.WithoutCancel(told))
+	defer end()
+	g, ctx := errgroup.WithContext(serving)
+	g.Go(func() error { s.ending.wait(told, ctx, s.cfg.Serving.ShutdownDelay); end(); return nil })
 	// Requests that are in flight when the server is to stop read what the feed brings.
 	reading, read := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return s.feed.Run(reading) })
@@ -233,8 +238,8 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.audit.Close()) }()
 	g, ctx := errgroup.WithContext(ctx)
 	inner := s.httpServer(handler)
-	outer := s.httpServer(endWatches(ctx, handler))
-	outer.TLSConfig = s.tlsConfig()
+	outer := s.httpServer(s.connections(ctx, handler))
+	outer.TLSConfig, outer.HTTP2 = s.tlsConfig(), s.cfg.Serving.http2()
 	lanes := lane.Attach(outer)
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.extension.follow(ctx) })
@@ -243,7 +248,9 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	g.Go(func() error { return s.extension.aggregator.Run(ctx) })
 	g.Go(func() error { return s.policies.Run(ctx) })
 	g.Go(func() error { return s.runFlow(ctx) })
+	kept := make(chan struct{})
 	g.Go(func() error {
+		defer close(kept)
 		if err := s.becomeReady(ctx); err != nil {
 			return err
 		}
@@ -256,6 +263,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	})
 	g.Go(func() error {
 		<-ctx.Done()
+		<-kept
 		s.shutdown(outer, lanes, inner)
 		return nil
 	})
@@ -329,12 +337,20 @@ func endWatches(stopping context.Context, next http.Handler) http.Handler {
 func (s *Server) shutdown(outer *http.Server, lanes *lane.Server, inner *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
+	if s.cfg.Serving.ShutdownRetryAfter {
+		defer s.ending.refuse(ctx)() // what is not answered in time is cut off, and ends
+	}
 	var g errgroup.Group
 	g.Go(func() error { return outer.Shutdown(ctx) })
 	g.Go(func() error { return lanes.Shutdown(ctx) })
 	if err := g.Wait(); err != nil {
 		_ = outer.Close()
 		_ = lanes.Close()
+	}
+	last, done := context.WithTimeout(context.Background(), etcdTimeout)
+	defer done()
+	if err := s.lease.release(last); err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("lease of this API server not removed")
 	}
 	_ = inner.Close()
 	s.informers.Shutdown()

@@ -1,14 +1,12 @@
 package apiserver_test
 
 import (
-	"io"
 	"net/http"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 )
 
 // Watches of clients must not keep a server from stopping: they end with it.
@@ -39,37 +37,14 @@ func TestStopEndsWatches(t *testing.T) {
 func TestStopAnswersWhatIsInFlight(t *testing.T) {
 	c, stop, err := startAlone()
 	require.NoError(t, err)
-	client, err := rest.HTTPClientFor(c.config)
-	require.NoError(t, err)
-	body, more := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.config.Host+"/api/v1/namespaces/default/configmaps", body)
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/json")
-	answered := make(chan int, 1)
-	go func() {
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Error(err)
-			answered <- 0
-			return
-		}
-		defer resp.Body.Close()
-		answered <- resp.StatusCode
-	}()
-	_, err = io.WriteString(more, `{"metadata":{"name":"late"},`)
-	require.NoError(t, err)
-	ping, err := client.Get(c.config.Host + "/version") // on the same connection, so that the server has seen the other
-	require.NoError(t, err)
-	require.NoError(t, ping.Body.Close())
+	finish, answered := postSlowly(t, c, "late")
 	w, err := c.client.CoreV1().ConfigMaps("default").Watch(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
 	for range w.ResultChan() { // until the server is stopping
 	}
-	_, err = io.WriteString(more, `"data":{"a":"b"}}`)
-	require.NoError(t, err)
-	require.NoError(t, more.Close())
+	finish()
 	require.Equal(t, http.StatusCreated, <-answered)
 	require.NoError(t, <-stopped)
 }

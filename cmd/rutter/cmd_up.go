@@ -59,6 +59,7 @@ Exit code 0: it was stopped. 2: it could not be started, or a part of it has fai
 	}
 	portFlags(c, cfg)
 	accessFlags(c, &cfg.Access)
+	servingFlags(c, &cfg.Serving)
 	c.Flags().StringVar(&cfg.Name, "name", cfg.Name, "name of the cluster, and of its kubeconfig context")
 	c.Flags().StringVar(&cfg.NodeName, "node-name", cfg.NodeName, "name of this machine's node")
 	c.Flags().StringVar(&address, "address", "", "address of this machine that pods can reach (default: found)")

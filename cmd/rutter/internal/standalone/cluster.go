@@ -169,7 +169,7 @@ func (c *Cluster) newAPI() error {
 	cfg.Advertise = c.cfg.Address
 	cfg.SealFile = c.cfg.SealFile()
 	cfg.Etcd, cfg.PKI, cfg.Log = c.etcd.Client(), c.ca, c.log
-	cfg.Access, cfg.Flags = c.cfg.Access, c.cfg.Flags
+	cfg.Access, cfg.Serving, cfg.Flags = c.cfg.Access, c.cfg.Serving, c.cfg.Flags
 	cfg.Bus, cfg.RecoverBus = c.bus, c.busd.Recover
 	api, err := apiserver.New(cfg)
 	if err != nil {

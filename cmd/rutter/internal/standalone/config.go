@@ -34,6 +34,8 @@ type Config struct {
 	Access apiserver.AccessConfig
 	// KeepMemory keeps for the next burst of requests what the last one used.
 	KeepMemory bool
+	// Serving is how the API server's connections are served, and how they end.
+	Serving apiserver.ServingConfig
 	// LogLevel is a zerolog level for the log file.
 	LogLevel string
 	// Flags are what the program was started with, for who asks the API server.
@@ -49,7 +51,7 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir: "/var/lib/rutter", RunDir: "/run/rutter", Name: "rutter",
 		NodeName: strings.ToLower(host), APIPort: 6443, BusPort: 4222, NodePort: 10250, LogLevel: "info",
-		Access: apiserver.DefaultConfig().Access,
+		Access: apiserver.DefaultConfig().Access, Serving: apiserver.DefaultServingConfig(),
 	}
 }
 
@@ -70,6 +72,9 @@ func (c Config) Validate() error {
 		return errors.New("--api-port, --bus-port and --node-port must differ")
 	case c.APIOnly && !c.NoNode:
 		return errors.New("--api-only runs no node; leave out the node as well")
+	}
+	if err := c.Serving.Validate(); err != nil {
+		return err
 	}
 	return c.Access.Validate()
 }
