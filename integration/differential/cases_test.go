@@ -7,7 +7,7 @@ func cases() []request {
 	return slices.Concat(
 		setUp(), discovery(), reads(), lists(), watches(),
 		creations(), updates(), patches(), applies(), deletions(),
-		subresources(), refusals(), access(), admission(), kinds(), customs(), extensions(),
+		subresources(), refusals(), access(), identities(), admission(), kinds(), customs(), extensions(),
 	)
 }
 
