@@ -114,3 +114,23 @@ func TestAnswersAreNoRequests(t *testing.T) {
 	_, err := b.js.Consumer(t.Context(), StreamArchive, "evil")
 	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
 }
+
+// TestForgedLiveMessagesCanBeTold: a client can have the answer to its own request sent to a
+// live subject, but not with the header that says which subject was republished there.
+func TestForgedLiveMessagesCanBeTold(t *testing.T) {
+	b, c, key := tapOf(t)
+	other := schemas.Key{Resource: "pods", Namespace: "prod", Name: "b"}
+	sub, err := c.nc.SubscribeSync(schemas.LiveRoot + other.Subject())
+	require.NoError(t, err)
+	require.NotContains(t, create(t, c, "mine", key.Subject(), map[string]any{"deliver_policy": "all"}), "error")
+	require.NoError(t, c.nc.PublishRequest(edgeAPI+".CONSUMER.MSG.NEXT.ARCHIVE.mine", schemas.LiveRoot+other.Subject(), nil))
+	forged, err := sub.NextMsg(time.Minute)
+	require.NoError(t, err)
+	require.NotEqual(t, other.Subject(), forged.Header.Get(jetstream.SubjectHeader))
+	b.send(t, schemas.Added, other, 1)
+	b.flush(t)
+	genuine, err := sub.NextMsg(time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, other.Subject(), genuine.Header.Get(jetstream.SubjectHeader))
+	require.Equal(t, StreamState, genuine.Header.Get(jetstream.StreamHeader))
+}

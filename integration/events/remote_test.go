@@ -41,7 +41,7 @@ current-context: x
 type seen struct {
 	Type string
 	Rev  int64
-	Key  struct{ Namespace, Name string }
+	Key  struct{ Resource, Namespace, Name string }
 }
 
 // about is the next change of an object that is not there at the beginning.
@@ -50,6 +50,10 @@ func about(t *testing.T, tap *running, name string) seen {
 	for {
 		var e seen
 		require.NoError(t, json.Unmarshal([]byte(tap.next(t)), &e))
+		if e.Key.Resource != "configmaps" {
+			require.Equal(t, "clustertrustbundles", e.Key.Resource, "which all service accounts may watch")
+			continue
+		}
 		require.Equal(t, "shop", e.Key.Namespace, "nothing of other namespaces comes")
 		if e.Key.Name == name {
 			return e
