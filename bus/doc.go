@@ -59,5 +59,6 @@
 // credential that only this process knows, or by a client certificate. All
 // others are in the account EDGE, from which no message can get into a stream,
 // not even by way of a reply subject. Nodes reach their own route only, taps what
-// their Authorizer grants.
+// their Authorizer grants. Consumers are made for them by a gate that reads what they ask
+// for: none delivers by itself, lasts, or costs without bound.
 package bus
