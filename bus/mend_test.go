@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -98,4 +99,34 @@ func TestStreamsThatLostNothingAreLeftAlone(t *testing.T) {
 	after, err := b.streamInfo(t.Context(), StreamArchive)
 	require.NoError(t, err)
 	require.Equal(t, before.Created, after.Created)
+}
+
+// TestMirrorsThatCatchUpAreLeftAlone: they are counted while messages come.
+func TestMirrorsThatCatchUpAreLeftAlone(t *testing.T) {
+	b := startBus(t)
+	const messages = 5000
+	sent := make(chan error, 1)
+	go func() {
+		for i := range messages {
+			key := pod(fmt.Sprint("p", i%500))
+			if err := b.window.Publish(t.Context(), key.Subject(), b.event(schemas.Modified, key, i), 0); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	for looked := 0; ; looked++ {
+		for _, mirror := range []string{StreamState, StreamArchive} {
+			holed, err := b.mirrorHoled(t.Context(), mirror)
+			require.NoError(t, err)
+			require.False(t, holed, "%s, look %d", mirror, looked)
+		}
+		select {
+		case err := <-sent:
+			require.NoError(t, err)
+			return
+		default:
+		}
+	}
 }
