@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"errors"
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
@@ -226,7 +227,7 @@ group: gone.example.com, version: v1, groupPriorityMinimum: 2000, versionPriorit
 	eventually(t, func() error { // who must not miss anything learns that something is missing
 		_, _, err := c.client.Discovery().ServerGroupsAndResources()
 		if err == nil || !discovery.IsGroupDiscoveryFailedError(err) || !strings.Contains(err.Error(), "stale GroupVersion discovery: gone.example.com/v1") {
-			return fmt.Errorf("discovery says: %v", err)
+			return errors.Join(errors.New("discovery does not say what is missing"), err)
 		}
 		return nil
 	})
