@@ -1,12 +1,12 @@
 package apiserver_test
 
 import (
-	"errors"
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
