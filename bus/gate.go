@@ -61,6 +61,9 @@ func openGate(s *Server) (*gate, error) {
 		_, err = nc.Subscribe(gateAPI+">", g.take)
 	}
 	if err == nil {
+		_, err = nc.Subscribe(turnSubject, s.answerTurn)
+	}
+	if err == nil {
 		err = nc.FlushTimeout(requestTimeout)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -29,6 +30,7 @@ type Server struct {
 	secret string // password of in-process connections; new at every start
 	nats   *natsserver.Server
 	gate   *gate // nil until it is started
+	turn   atomic.Uint64
 	// traffic is what the clients of this process publish.
 	traffic *traffic
 }
@@ -273,6 +275,8 @@ func (s *Server) Recover() error {
 	if err := s.diskError(); errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("bus: streams are off: %w", err)
 	}
+	s.turn.Add(1)
+	defer s.turn.Add(1)
 	if on {
 		if err := s.nats.ShutdownJetStream(); err != nil {
 			return fmt.Errorf("bus: switch streams off: %w", err)

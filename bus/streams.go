@@ -81,15 +81,6 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	})
 }
 
-// existing is a stream as it is, nil if there is none.
-func (c *Client) existing(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	info, err := c.streamInfo(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
-	}
-	return info, err
-}
-
 // makeStream makes a stream, or changes the one there is if it has to. An update
 // that changes nothing would still be written to disk, by every relay that starts.
 func (c *Client) makeStream(ctx context.Context, have *jetstream.StreamInfo, want jetstream.StreamConfig) error {
@@ -121,12 +112,12 @@ func (c *Client) StateComplete(ctx context.Context) error {
 }
 
 func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (Streams, error) {
-	info, err := c.streamInfo(ctx, StreamHistory)
+	info, err := c.existing(ctx, StreamHistory)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return c.createHistory(ctx, 0, cluster, rev, false)
 	case err != nil:
 		return Streams{}, err
+	case info == nil:
+		return c.createHistory(ctx, 0, cluster, rev, false)
 	}
 	have := Streams{Epoch: info.Config.Metadata[epochKey], Cut: info.Config.Metadata[cutKey] != ""}
 	if clusterOf(have.Epoch) != formatCluster(cluster) {
@@ -178,12 +169,11 @@ func (c *Client) remakeHistory(ctx context.Context, floor, cluster uint64, rev i
 func (c *Client) createHistory(ctx context.Context, floor, cluster uint64, rev int64, cut bool) (Streams, error) {
 	first := max(uint64(max(rev, 1))*sequencesPerRevision, floor) + sequenceStep
 	for _, name := range []string{StreamState, StreamArchive, StreamLastN} {
-		info, err := c.streamInfo(ctx, name)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-		case err != nil:
+		info, err := c.existing(ctx, name)
+		if err != nil {
 			return Streams{}, err
-		default:
+		}
+		if info != nil {
 			first = max(first, info.State.LastSeq+sequenceStep)
 		}
 	}
