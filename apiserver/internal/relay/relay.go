@@ -154,7 +154,8 @@ func (r *Relay) noteFailure(err error, backoff time.Duration) {
 	}
 	r.metrics.restarts.WithLabelValues(reason).Inc()
 	event.Err(err).Int64("rev", r.Position()).Dur("backoff", backoff).Msg("relay starts over")
-	if r.cfg.Recover != nil && reason != "fenced" {
+	// Behind a message that a full disk took back, the next one seems fenced.
+	if r.cfg.Recover != nil {
 		if err := r.cfg.Recover(); err != nil {
 			r.log.Error().Err(err).Msg("streams can't be written, changes wait in etcd")
 		}
