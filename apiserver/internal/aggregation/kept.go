@@ -1,6 +1,7 @@
 package aggregation
 
 import (
+	"maps"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -44,9 +45,5 @@ func (k *kept[T]) has(of *apiregistration.APIService) bool {
 func (k *kept[T]) only(present map[types.UID]bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for uid := range k.last {
-		if !present[uid] {
-			delete(k.last, uid)
-		}
-	}
+	maps.DeleteFunc(k.last, func(uid types.UID, _ *T) bool { return !present[uid] })
 }

@@ -3,6 +3,7 @@ package aggregation
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -74,11 +75,7 @@ func (b *backends) backend(service *apiregistration.APIService) *backend {
 func (b *backends) only(present map[types.UID]bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for uid := range b.open {
-		if !present[uid] {
-			delete(b.open, uid)
-		}
-	}
+	maps.DeleteFunc(b.open, func(uid types.UID, _ *backend) bool { return !present[uid] })
 }
 
 // address is where an APIService's server can be reached now.

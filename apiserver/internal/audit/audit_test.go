@@ -65,13 +65,20 @@ func withPolicy(t *testing.T, body string) func(*Config) {
 	return func(c *Config) { c.PolicyFile = path }
 }
 
-func TestLargeRecordsLoseTheirBodies(t *testing.T) {
+// logging starts a trail that records everything in a file before it answers.
+func logging(t *testing.T, set func(*Log)) (Config, *Trail) {
+	t.Helper()
 	c := DefaultConfig()
 	c.PolicyFile, c.Log.Path, c.Log.Mode = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking
-	c.Log.Truncate = Truncation{Enabled: true, MaxEvent: 1000, MaxBatch: 2000}
+	set(&c.Log)
 	trail, err := New(c)
 	require.NoError(t, err)
 	require.NoError(t, trail.Start())
+	return c, trail
+}
+
+func TestLargeRecordsLoseTheirBodies(t *testing.T) {
+	c, trail := logging(t, func(l *Log) { l.Truncate = Truncation{Enabled: true, MaxEvent: 1000, MaxBatch: 2000} })
 	body := func(size int) *runtime.Unknown {
 		return &runtime.Unknown{Raw: []byte(`{"k":"` + strings.Repeat("x", size) + `"}`), ContentType: runtime.ContentTypeJSON}
 	}
@@ -90,12 +97,7 @@ func TestLargeRecordsLoseTheirBodies(t *testing.T) {
 }
 
 func TestRotatedFilesAreCompressed(t *testing.T) {
-	c := DefaultConfig()
-	c.PolicyFile, c.Log.Path, c.Log.Mode = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking
-	c.Log.MaxSize, c.Log.Compress = 1, true
-	trail, err := New(c)
-	require.NoError(t, err)
-	require.NoError(t, trail.Start())
+	c, trail := logging(t, func(l *Log) { l.MaxSize, l.Compress = 1, true })
 	for range 2 {
 		require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "id", Level: auditapi.LevelMetadata, UserAgent: strings.Repeat("x", 600<<10)}))
 	}
@@ -107,11 +109,7 @@ func TestRotatedFilesAreCompressed(t *testing.T) {
 }
 
 func TestLegacyFormatIsALineOfText(t *testing.T) {
-	c := DefaultConfig()
-	c.PolicyFile, c.Log.Path, c.Log.Mode, c.Log.Format = write(t, "policy.yaml", everything), filepath.Join(t.TempDir(), "audit.log"), ModeBlocking, FormatLegacy
-	trail, err := New(c)
-	require.NoError(t, err)
-	require.NoError(t, trail.Start())
+	c, trail := logging(t, func(l *Log) { l.Format = FormatLegacy })
 	require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "some-id", Level: auditapi.LevelMetadata}))
 	require.NoError(t, trail.Close())
 	data, err := os.ReadFile(c.Log.Path)
