@@ -18,11 +18,11 @@ import (
 // and never trusted after its end.
 func TestCertificatesAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, name := 0, "ann"
+		asked, name, believed := 0, "ann", x509.NewCertPool()
 		c := newCertificates(authenticator.RequestFunc(func(*http.Request) (*authenticator.Response, bool, error) {
 			asked++
 			return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, true, nil
-		}))
+		}), func() *x509.CertPool { return believed })
 		ask := func(leaf *x509.Certificate, header string) string {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/conversion"
@@ -22,7 +20,6 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
-	"github.com/rutter-project/rutter/apiserver/pki"
 )
 
 // extension is what serves kinds that are not built in: custom resources, and the
@@ -65,11 +62,7 @@ func (s *Server) extend(hooks webhooks, admit admission.Interface, authz authori
 	if e.lifecycle, err = customresources.NewLifecycle(e.custom.Server, s.clientConfig); err != nil {
 		return nil, err
 	}
-	identity, err := s.proxy.certificate()
-	if err != nil {
-		return nil, err
-	}
-	e.aggregator, err = aggregation.New(aggregation.Config{Loopback: s.clientConfig, Informers: s.informers, Resolver: hooks.services, Identity: identity})
+	e.aggregator, err = aggregation.New(aggregation.Config{Loopback: s.clientConfig, Informers: s.informers, Resolver: hooks.services, Identity: s.trust.proxy.PEM})
 	if err != nil {
 		return nil, err
 	}
@@ -187,48 +180,4 @@ func (e *extension) OpenAPIV3() []kinds.Document {
 		all = append(all, kinds.Document(d))
 	}
 	return all
-}
-
-// frontProxy is who this server is to aggregated servers. Its authority signs nothing
-// else: whoever holds a certificate of it can act as anybody there.
-type frontProxy struct {
-	authority *pki.Authority
-	pair      pki.Pair
-}
-
-const frontProxyName = "front-proxy-client"
-
-func newFrontProxy(cluster *pki.Authority) (*frontProxy, error) {
-	authority, err := pki.Load(filepath.Join(filepath.Dir(cluster.CAFile()), "front-proxy"), "front-proxy")
-	if err != nil {
-		return nil, err
-	}
-	pair, err := authority.Issue(pki.Leaf{Name: frontProxyName, CommonName: frontProxyName, Client: true})
-	return &frontProxy{authority, pair}, err
-}
-
-func (f *frontProxy) certificate() (aggregation.Certificate, error) {
-	cert, err := os.ReadFile(f.pair.CertFile)
-	if err != nil {
-		return aggregation.Certificate{}, fmt.Errorf("front proxy: %w", err)
-	}
-	key, err := os.ReadFile(f.pair.KeyFile)
-	if err != nil {
-		return aggregation.Certificate{}, fmt.Errorf("front proxy: %w", err)
-	}
-	return aggregation.Certificate{Cert: cert, Key: key}, nil
-}
-
-// delegation is what aggregated servers read of whom to believe
-// (kube-system/extension-apiserver-authentication).
-func (s *Server) delegation() map[string]string {
-	return map[string]string{
-		"client-ca-file":                     string(s.cfg.PKI.CAPEM()),
-		"requestheader-client-ca-file":       string(s.proxy.authority.CAPEM()),
-		"requestheader-allowed-names":        `["` + frontProxyName + `"]`,
-		"requestheader-username-headers":     `["X-Remote-User"]`,
-		"requestheader-uid-headers":          `["X-Remote-Uid"]`,
-		"requestheader-group-headers":        `["X-Remote-Group"]`,
-		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
-	}
 }

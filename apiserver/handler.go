@@ -13,7 +13,6 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/cel/openapi/resolver"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -77,12 +76,8 @@ type access struct {
 }
 
 func (s *Server) authentication(ctx context.Context, tokenKeys []any) (authenticator.Request, error) {
-	clientCA, err := dynamiccertificates.NewStaticCAContent("client-ca", s.cfg.PKI.CAPEM())
-	if err != nil {
-		return nil, err
-	}
 	others, err := kinds.Authentication(ctx, kinds.AuthenticationConfig{
-		ServerID: s.cfg.ID, ClientCA: clientCA, Issuer: Issuer, Audiences: audiences,
+		ServerID: s.cfg.ID, ClientCA: s.trust.clients, Issuer: Issuer, Audiences: audiences,
 		PublicKeys: tokenKeys, Client: s.client, Informers: s.informers,
 		BootstrapTokens: s.cfg.Access.BootstrapTokens, File: s.cfg.Access.AuthenticationFile,
 	})
@@ -96,7 +91,7 @@ func (s *Server) authentication(ctx context.Context, tokenKeys []any) (authentic
 		}
 		return &authenticator.Response{Audiences: audiences, User: loopbackUser}, true, nil
 	}))
-	return newCertificates(union.New(loopback, others)), nil
+	return newCertificates(union.New(loopback, others), s.trust.clients.Pool), nil
 }
 
 func (s *Server) install(ctx context.Context, a access) (*kinds.API, error) {

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +35,6 @@ import (
 	"github.com/rutter-project/rutter/apiserver/internal/serve"
 	"github.com/rutter-project/rutter/apiserver/internal/store"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
-	"github.com/rutter-project/rutter/apiserver/pki"
 	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -51,7 +49,6 @@ type Server struct {
 	history  *history.History // nil without a bus
 	health   *serve.Health
 	listener net.Listener
-	serving  pki.Pair
 
 	loopback      *loopback
 	loopbackToken string
@@ -59,7 +56,7 @@ type Server struct {
 	clientConfig  *rest.Config
 	informers     informers.SharedInformerFactory
 
-	proxy     *frontProxy
+	trust     *trust                   // certificates on disk, and who is believed
 	extension *extension               // set before anything is served
 	policies  *policystatus.Controller // set before anything is served
 
@@ -118,18 +115,14 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// prepare issues the serving certificate and makes the loopback client.
+// prepare makes what certificates are missing, and the loopback client.
 func (s *Server) prepare() error {
 	hosts := append([]string{
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost",
 		"127.0.0.1", "::1", s.cfg.ServiceCIDR.Addr().Next().String(), s.cfg.Advertise.String(),
 	}, s.cfg.Hosts...)
 	var err error
-	s.serving, err = s.cfg.PKI.Issue(pki.Leaf{Name: "apiserver", CommonName: "kube-apiserver", Hosts: hosts, Server: true})
-	if err != nil {
-		return err
-	}
-	if s.proxy, err = newFrontProxy(s.cfg.PKI); err != nil {
+	if s.trust, err = newTrust(s.cfg.PKI, hosts); err != nil {
 		return err
 	}
 	s.clientConfig = &rest.Config{
@@ -239,7 +232,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	inner := s.httpServer(handler)
 	outer := s.httpServer(s.connections(ctx, handler))
-	outer.TLSConfig, outer.HTTP2 = s.tlsConfig(), s.cfg.Serving.http2()
+	outer.TLSConfig, outer.HTTP2 = s.trust.tlsConfig(), s.cfg.Serving.http2()
 	lanes := lane.Attach(outer)
 	g.Go(func() error { return closed(inner.Serve(s.loopback)) })
 	g.Go(func() error { return s.extension.follow(ctx) })
@@ -258,9 +251,8 @@ func (s *Server) serve(ctx context.Context) (err error) {
 		return nil
 	})
 	g.Go(func() error { return closed(lanes.Serve()) })
-	g.Go(func() error {
-		return closed(outer.ServeTLS(s.listener, s.serving.CertFile, s.serving.KeyFile))
-	})
+	g.Go(func() error { return closed(outer.ServeTLS(s.listener, "", "")) })
+	g.Go(func() error { s.trust.follow(ctx, s.tellTrust); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
 		<-kept
@@ -274,6 +266,7 @@ func (s *Server) serve(ctx context.Context) (err error) {
 func (s *Server) keepUp(ctx context.Context) {
 	var g sync.WaitGroup
 	g.Go(func() { s.keepFlowDefaults(ctx) })
+	g.Go(func() { s.keepDelegation(ctx) })
 	g.Go(func() { s.repairs.Run(ctx, func() { close(s.start[repaired]) }) })
 	g.Go(func() {
 		s.lease.run(ctx, func(err error) { s.cfg.Log.Warn().Err(err).Msg("lease of this API server not kept") })
@@ -297,7 +290,7 @@ func (s *Server) becomeReady(ctx context.Context) error {
 	close(s.start[begun])
 	err := bootstrap.Run(ctx, s.client, bootstrap.Config{
 		ServiceCIDR: s.cfg.ServiceCIDR, Address: s.cfg.Advertise, Port: s.Address().Port(), DNS: s.cfg.DNS,
-		Delegation: s.delegation(),
+		Delegation: s.trust.delegation(),
 	})
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
@@ -367,13 +360,6 @@ func (s *Server) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderLimit, IdleTimeout: idleLimit, MaxHeaderBytes: 1 << 20,
 		ErrorLog: log.New(io.Discard, "", 0), // handshakes that clients break off
-	}
-}
-
-func (s *Server) tlsConfig() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
-		NextProtos: []string{"h2", "http/1.1"},
 	}
 }
 

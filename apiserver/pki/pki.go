@@ -76,8 +76,11 @@ func Load(dir, cluster string) (*Authority, error) {
 // CAFile is the path of the authority's certificate.
 func (a *Authority) CAFile() string { return filepath.Join(a.dir, "ca.crt") }
 
-// CAPEM is the authority's certificate.
+// CAPEM is what the authority's file held when it was loaded: its certificate first.
 func (a *Authority) CAPEM() []byte { return slices.Clone(a.pem) }
+
+// Certificate is the authority's certificate; behind it, its file may hold those of others.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
 // Pool holds the authority's certificate alone.
 func (a *Authority) Pool() *x509.CertPool {

@@ -47,7 +47,7 @@ type Config struct {
 	Loopback  *rest.Config // how APIServices are read and written
 	Informers kubeinformers.SharedInformerFactory
 	Resolver  *Resolver
-	Identity  Certificate
+	Identity  func() (cert, key []byte) // the front proxy's certificate as it is now, in PEM
 }
 
 // Aggregator serves the groups of other API servers. Make it with New, run it once
@@ -103,7 +103,7 @@ func New(c Config) (*Aggregator, error) {
 		return nil, err
 	}
 	there, err := remote.New(services, c.Informers.Core().V1().Services(), c.Informers.Discovery().V1().EndpointSlices(), client.ApiregistrationV1(),
-		nil, func() (cert, key []byte) { return c.Identity.Cert, c.Identity.Key }, c.Resolver, metrics)
+		nil, c.Identity, c.Resolver, metrics)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package aggregation
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -25,14 +26,11 @@ import (
 	listers "k8s.io/kube-aggregator/pkg/client/listers/apiregistration/v1"
 )
 
-// Certificate is the front proxy's, in PEM.
-type Certificate struct{ Cert, Key []byte }
-
 // backends are the connections to aggregated servers.
 type backends struct {
 	services listers.APIServiceLister
 	resolver *Resolver
-	identity Certificate
+	identity func() (cert, key []byte)
 
 	mu   sync.Mutex
 	open map[types.UID]*backend // guarded by mu
@@ -41,6 +39,7 @@ type backends struct {
 // backend is one aggregated server as its APIService describes it.
 type backend struct {
 	spec      apiregistration.APIServiceSpec
+	identity  []byte // the certificate that is shown
 	transport http.RoundTripper
 	err       error // of making the transport
 }
@@ -54,18 +53,20 @@ func (b *backends) of(gv schema.GroupVersion) (*apiregistration.APIService, bool
 	return service, true
 }
 
-// backend returns the connection to an APIService's server, a new one if it changed.
+// backend returns the connection to an APIService's server, a new one if that or the front
+// proxy's certificate changed.
 func (b *backends) backend(service *apiregistration.APIService) *backend {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if old, ok := b.open[service.UID]; ok && equality.Semantic.DeepEqual(old.spec, service.Spec) {
+	cert, key := b.identity()
+	if old, ok := b.open[service.UID]; ok && bytes.Equal(old.identity, cert) && equality.Semantic.DeepEqual(old.spec, service.Spec) {
 		return old
 	}
-	made := &backend{spec: service.Spec}
+	made := &backend{spec: service.Spec, identity: cert}
 	made.transport, made.err = transport.New(&transport.Config{TLS: transport.TLSConfig{
 		Insecure: service.Spec.InsecureSkipTLSVerify, CAData: service.Spec.CABundle,
 		ServerName: service.Spec.Service.Name + "." + service.Spec.Service.Namespace + ".svc",
-		CertData:   b.identity.Cert, KeyData: b.identity.Key,
+		CertData:   cert, KeyData: key,
 	}})
 	b.open[service.UID] = made
 	return made

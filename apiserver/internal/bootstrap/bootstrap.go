@@ -48,7 +48,7 @@ func Run(ctx context.Context, client kubernetes.Interface, c Config) error {
 	g.Go(func() error { return kinds.EnsurePolicy(ctx, client) })
 	g.Go(func() error { return kinds.EnsurePriorityClasses(ctx, client) })
 	g.Go(func() error { return kinds.EnsureFlowControl(ctx, client) })
-	g.Go(func() error { return ensureDelegation(ctx, client, c.Delegation) })
+	g.Go(func() error { return EnsureDelegation(ctx, client, c.Delegation) })
 	g.Go(func() error { return ensureTokenTracking(ctx, client, time.Now()) })
 	g.Go(func() error {
 		if err := ensureServiceCIDR(ctx, client, c.ServiceCIDR); err != nil {
@@ -62,8 +62,9 @@ func Run(ctx context.Context, client kubernetes.Interface, c Config) error {
 // delegationName is the ConfigMap that aggregated API servers read.
 const delegationName = "extension-apiserver-authentication"
 
-// ensureDelegation keeps the keys that are ours and leaves others alone.
-func ensureDelegation(ctx context.Context, client kubernetes.Interface, data map[string]string) error {
+// EnsureDelegation tells other API servers whom to believe. It leaves alone what others
+// have put beside.
+func EnsureDelegation(ctx context.Context, client kubernetes.Interface, data map[string]string) error {
 	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		found, err := maps.Get(ctx, delegationName, metav1.GetOptions{})
