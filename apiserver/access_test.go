@@ -32,6 +32,12 @@ import (
 func TestAnonymousSeesHealthAndVersionOnly(t *testing.T) {
 	c := server(t)
 	nobody := c.withToken("")
+	eventually(t, func() error { // the last step of the start comes after everything is served
+		if a := send(t, nobody, "GET", "/livez", ""); a.status != 200 {
+			return fmt.Errorf("%d %s", a.status, a.body)
+		}
+		return nil
+	})
 	for path, want := range map[string]int{
 		"/healthz": 200, "/livez": 200, "/readyz": 200, "/version": 200,
 		"/": 401, "/api": 401, "/api/v1/pods": 401, "/metrics": 401, "/openapi/v2": 401, "/debug/pprof/": 401,
