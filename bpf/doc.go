@@ -10,6 +10,17 @@
 //   - np_from_tunnel, np_to_tunnel: both directions of the node's vxlan device
 //   - np_from_uplink, np_to_uplink: both directions of the node's other devices, for clients outside the cluster
 //
+// What the programs rely on, and what they cannot rely on:
+//
+//   - A program runs without a pause of its own, but its processor, or the machine, may be taken away between any two
+//     instructions: another one may change the maps as often as it likes meanwhile. A second is more than that takes.
+//   - A pointer from a lookup in a hash stays readable, but the element may be given to another key at once, and its
+//     value copied over it while it is read. Elements of arrays stay what they are until somebody writes them.
+//   - An update of a hash puts a new element in the chain and takes the old one out, and a deletion gives the element
+//     back: services are updated in place (BPF_F_LOCK), and name their key in an array's element that is never
+//     written while it may be read. Elements of LRU maps, affinities, are checked against the backend that they name.
+//   - A word of four bytes that is aligned is read and written whole.
+//
 // The Go types of keys and values come from the object's type information; nothing is mirrored by hand. Ports are in
 // network order, addresses are 16 bytes in network order with IPv4 as ::ffff:a.b.c.d.
 package bpf

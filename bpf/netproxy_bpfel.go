@@ -39,6 +39,7 @@ type NetproxyBackend struct {
 	Pad   uint8
 	Flags NetproxyBackendFlags
 	Gen   uint32
+	Svc   uint32
 }
 
 type NetproxyBackendFlags uint32
@@ -145,6 +146,7 @@ const (
 
 type NetproxySvc struct {
 	_        structs.HostLayout
+	Key      NetproxySvcKey
 	Id       uint32
 	Flags    NetproxySvcFlags
 	Base     uint32
@@ -152,6 +154,15 @@ type NetproxySvc struct {
 	Lbase    uint32
 	Ln       uint32
 	Affinity uint32
+}
+
+type NetproxySvcEntry struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Record uint32
 }
 
 type NetproxySvcFlags uint32
@@ -193,6 +204,7 @@ const (
 	NetproxyMapNpIfs           = "np_ifs"
 	NetproxyMapNpNat           = "np_nat"
 	NetproxyMapNpNodeips       = "np_nodeips"
+	NetproxyMapNpRecords       = "np_records"
 	NetproxyMapNpRoutes        = "np_routes"
 	NetproxyMapNpSkTcp         = "np_sk_tcp"
 	NetproxyMapNpSkUdp         = "np_sk_udp"
@@ -289,6 +301,7 @@ type NetproxyMapSpecs struct {
 	NpIfs      *ebpf.MapSpec `ebpf:"np_ifs"`
 	NpNat      *ebpf.MapSpec `ebpf:"np_nat"`
 	NpNodeips  *ebpf.MapSpec `ebpf:"np_nodeips"`
+	NpRecords  *ebpf.MapSpec `ebpf:"np_records"`
 	NpRoutes   *ebpf.MapSpec `ebpf:"np_routes"`
 	NpSkTcp    *ebpf.MapSpec `ebpf:"np_sk_tcp"`
 	NpSkUdp    *ebpf.MapSpec `ebpf:"np_sk_udp"`
@@ -335,6 +348,7 @@ type NetproxyMaps struct {
 	NpIfs      *ebpf.Map `ebpf:"np_ifs"`
 	NpNat      *ebpf.Map `ebpf:"np_nat"`
 	NpNodeips  *ebpf.Map `ebpf:"np_nodeips"`
+	NpRecords  *ebpf.Map `ebpf:"np_records"`
 	NpRoutes   *ebpf.Map `ebpf:"np_routes"`
 	NpSkTcp    *ebpf.Map `ebpf:"np_sk_tcp"`
 	NpSkUdp    *ebpf.Map `ebpf:"np_sk_udp"`
@@ -351,6 +365,7 @@ func (m *NetproxyMaps) Close() error {
 		m.NpIfs,
 		m.NpNat,
 		m.NpNodeips,
+		m.NpRecords,
 		m.NpRoutes,
 		m.NpSkTcp,
 		m.NpSkUdp,

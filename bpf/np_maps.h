@@ -9,8 +9,15 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, struct svc_key);
-	__type(value, struct svc);
+	__type(value, struct svc_entry);
 } np_svc SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct svc);
+} np_records SEC(".maps");
 
 /* Backend indexes plus one; 0 was never used. */
 struct {

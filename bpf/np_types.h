@@ -38,8 +38,18 @@ enum svc_flags {
 	NP_SVC_TERMINATING = 1 << 4, /* only endpoints that are terminating serve */
 };
 
-/* One immutable pair of extents in np_slots. A change of endpoints writes new extents, then this value. */
+/* What np_svc holds. The kernel gives an element that was deleted or replaced to another key at once, while readers
+ * still hold it, and copies values word by word: so elements are never replaced, and their one word is written in
+ * place. The kernel writes in place only what has a lock; nobody takes it but the kernel. */
+struct svc_entry {
+	struct bpf_spin_lock lock;
+	__u32 record; /* index in np_records */
+};
+
+/* A service as one address has it, with immutable extents in np_slots. Records are immutable, too, from the moment an
+ * entry points at one until it has rested. A change writes new extents, then a new record, then the entry. */
 struct svc {
+	struct svc_key key; /* whose it is: a reader of an element that went to another key finds another one here */
 	__u32 id;
 	enum svc_flags flags;
 	__u32 base, n;   /* cluster-wide list */
@@ -59,6 +69,7 @@ struct backend {
 	__u8 pad;
 	enum backend_flags flags;
 	__u32 gen; /* grows each time the index is given to another endpoint */
+	__u32 svc; /* id of the service port whose endpoint it is */
 };
 
 struct affinity_key {

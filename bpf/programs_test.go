@@ -60,12 +60,13 @@ func TestVerifierHasLittleToDo(t *testing.T) {
 // fixture is a pod with a service of one endpoint on this node.
 type fixture struct {
 	*bpf.NetproxyObjects
+	t                    testing.TB
 	pod, peer, vip, node netip.Addr
 }
 
 func newFixture(t testing.TB, v6 bool) *fixture {
 	t.Helper()
-	f := &fixture{NetproxyObjects: load(t)}
+	f := &fixture{NetproxyObjects: load(t), t: t}
 	texts := []string{"10.244.1.5", "10.244.1.6", "10.96.0.1", "192.0.2.1"}
 	if v6 {
 		texts = []string{"fd44::5", "fd44::6", "fd96::1", "2001:db8::1"}
@@ -85,10 +86,17 @@ func newFixture(t testing.TB, v6 bool) *fixture {
 		require.NoError(t, f.NpBackends.Put(index, bpf.NetproxyBackend{Addr: addr(f.peer), Port: port(8080), Proto: proto, Gen: 1}))
 		require.NoError(t, f.NpSlots.Put(index, index+1))
 		key := bpf.NetproxySvcKey{Addr: addr(f.vip), Port: port(80), Proto: proto}
-		require.NoError(t, f.NpSvc.Put(key, bpf.NetproxySvc{Id: index + 1, Base: index, N: 1}))
+		f.service(bpf.NetproxySvc{Key: key, Id: index + 1, Base: index, N: 1})
 	}
-	require.NoError(t, f.NpSvc.Put(bpf.NetproxySvcKey{Addr: addr(f.vip)}, bpf.NetproxySvc{Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE}))
+	f.service(bpf.NetproxySvc{Key: bpf.NetproxySvcKey{Addr: addr(f.vip)}, Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE})
 	return f
+}
+
+// service writes an entry, and its record at the number of its id.
+func (f *fixture) service(svc bpf.NetproxySvc) {
+	f.t.Helper()
+	require.NoError(f.t, f.NpRecords.Put(svc.Id, svc))
+	require.NoError(f.t, f.NpSvc.Update(svc.Key, bpf.NetproxySvcEntry{Record: svc.Id}, ebpf.UpdateLock))
 }
 
 func run(t testing.TB, p *ebpf.Program, in []byte) (verdict uint32, out []byte) {
@@ -263,10 +271,10 @@ func TestFromUplinkServesWhatIsMeantForOutside(t *testing.T) {
 		require.Equal(t, in, out)
 
 		key := bpf.NetproxySvcKey{Addr: addr(f.node), Port: port(80), Proto: proto}
-		require.NoError(t, f.NpSvc.Put(key, bpf.NetproxySvc{
-			Id: 9, Lbase: map[byte]uint32{tcp: 0, udp: 1}[proto], Ln: 1,
+		f.service(bpf.NetproxySvc{
+			Key: key, Id: 9, Lbase: map[byte]uint32{tcp: 0, udp: 1}[proto], Ln: 1,
 			Flags: bpf.NetproxySvcFlagsNP_SVC_EXTERNAL | bpf.NetproxySvcFlagsNP_SVC_EXT_LOCAL,
-		}))
+		})
 		verdict, out = run(t, f.NpFromUplink, frame(client, f.node, proto, build(50000, 80)))
 		require.EqualValues(t, redirect, verdict)
 		got := read(out)

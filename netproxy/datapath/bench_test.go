@@ -26,7 +26,7 @@ func big(b *testing.B) *machine {
 	b.Helper()
 	n := lab.NewNode(b, cidr4)
 	n.Config.Sizes = datapath.DefaultConfig().Sizes
-	n.Config.Sizes.Slots, n.Config.Sizes.Backends = 1<<23, 1<<20 // lists rest a second, whatever the speed of change
+	n.Config.Sizes.Services, n.Config.Sizes.Slots, n.Config.Sizes.Backends = 1<<18, 1<<23, 1<<20 // lists rest a second, whatever the speed of change
 	return start(b, n)
 }
 

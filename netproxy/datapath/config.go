@@ -16,6 +16,9 @@ type Sizes struct {
 	Pods, Routes, NodeAddrs   uint32
 }
 
+// records is the number of service records: each change of an entry takes one, and leaves one that rests.
+func (s Sizes) records() uint32 { return 2 * s.Services }
+
 // Config says what a node's datapath is and where it keeps its things.
 type Config struct {
 	Node string

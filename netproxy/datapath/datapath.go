@@ -146,7 +146,7 @@ func (d *Datapath) Apply(changes []Change) (Result, error) {
 
 // Prune removes what a former process left and no service has claimed. Call it once all services are applied.
 func (d *Datapath) Prune() error {
-	_, err := d.batch(func(t *tables, now time.Time) (*batch, error) { return t.prune(now) })
+	_, err := d.batch(func(t *tables, _ time.Time) (*batch, error) { return t.prune() })
 	return err
 }
 
@@ -155,6 +155,8 @@ func (d *Datapath) batch(fn func(*tables, time.Time) (*batch, error)) (Result, e
 	b, err := fn(d.services.tables, time.Now())
 	if err != nil {
 		err = errors.Join(err, d.reload())
+	} else {
+		d.services.settle(b, time.Now())
 	}
 	d.services.Unlock()
 	if err != nil {
@@ -170,11 +172,9 @@ func (d *Datapath) batch(fn func(*tables, time.Time) (*batch, error)) (Result, e
 func (d *Datapath) GC() (released, more bool) {
 	d.services.Lock()
 	defer d.services.Unlock()
-	before := len(d.services.slots.rest) + len(d.services.indexes.rest)
-	now := time.Now()
-	d.services.slots.release(now)
-	d.services.indexes.release(now)
-	after := len(d.services.slots.rest) + len(d.services.indexes.rest)
+	before := d.services.resting()
+	d.services.release(time.Now())
+	after := d.services.resting()
 	return after < before, after > 0
 }
 

@@ -116,7 +116,7 @@ func rested[T any](all *[]resting[T], now time.Time) []T {
 	return out
 }
 
-// indexes gives out backend indexes with the generation that tells users of an index apart. A freed index rests.
+// indexes gives out the indexes of an array, each with the generation that tells its users apart. A freed index rests.
 type indexes struct {
 	size uint32
 	next uint32 // all at and above were never used
@@ -140,6 +140,9 @@ func (x *indexes) take() (index, gen uint32, ok bool) {
 	x.gens[index]++
 	return index, x.gens[index], true
 }
+
+// left counts what take can give out.
+func (x *indexes) left() int { return int(x.size-x.next) + len(x.free) }
 
 func (x *indexes) give(index uint32, now time.Time) {
 	x.rest = append(x.rest, resting[uint32]{now, index})

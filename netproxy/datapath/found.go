@@ -10,7 +10,8 @@ import (
 
 // contents is what the service maps hold.
 type contents struct {
-	services map[svcKey]svcVal
+	entries  map[svcKey]pointer
+	records  []svcVal  // from record 0 to the last one ever used
 	slots    []uint32  // from slot 0 to the last one ever used; backend indexes plus one
 	backends []backVal // from index 0 to the last one ever used
 }
@@ -32,8 +33,8 @@ type orphan struct {
 func (t *tables) adopt(c contents, now time.Time) {
 	t.found = &found{lists: map[extent][]uint32{}, backends: map[uint32]backVal{}, orphans: map[orphan][]uint32{}}
 	listed := map[uint32]bool{}
-	for k, v := range c.services {
-		t.written[k] = v
+	t.adoptEntries(c, now)
+	for _, v := range t.written {
 		t.lastID = max(t.lastID, v.Id)
 		for _, e := range []extent{{v.Base, v.N}, {v.Lbase, v.Ln}} {
 			t.adoptList(c, e, listed)
@@ -41,6 +42,26 @@ func (t *tables) adopt(c contents, now time.Time) {
 	}
 	t.adoptBackends(c, listed, now)
 	t.restSlots(c, now)
+}
+
+// adoptEntries lets records rest that no entry points at.
+func (t *tables) adoptEntries(c contents, now time.Time) {
+	used := make([]bool, len(c.records))
+	for k, to := range c.entries {
+		e := entry{record: noRecord}
+		if at := to.Record; int(at) < len(c.records) && c.records[at].Key == k {
+			e = entry{at, c.records[at]}
+			used[at] = true
+		}
+		t.written[k] = e
+	}
+	t.records.next = uint32(len(c.records))
+	t.records.gens = make([]uint32, len(c.records))
+	for i := range used {
+		if !used[i] {
+			t.records.give(uint32(i), now)
+		}
+	}
 }
 
 func (t *tables) adoptList(c contents, e extent, listed map[uint32]bool) {
@@ -113,7 +134,7 @@ func (t *tables) adoptPort(want *resolve.ServicePort) *port {
 func (t *tables) claimFound(p *port, want *resolve.ServicePort) {
 	for _, f := range want.Fronts {
 		v, known := t.written[keyOf(f)]
-		if _, owned := t.owner[keyOf(f)]; !known || owned || v.Flags&bpf.NetproxySvcFlagsNP_SVC_REFUSE != 0 {
+		if _, owned := t.owner[keyOf(f)]; !known || owned || v.record == noRecord || v.Flags&bpf.NetproxySvcFlagsNP_SVC_REFUSE != 0 {
 			continue
 		}
 		at, localAt := extent{v.Base, v.N}, extent{v.Lbase, v.Ln}
@@ -127,12 +148,15 @@ func (t *tables) claimFound(p *port, want *resolve.ServicePort) {
 	}
 	for a := range want.Serving {
 		o := orphan{a, uint8(want.ID.Protocol)}
-		if _, known := p.backends[a]; known || len(t.found.orphans[o]) == 0 {
+		if _, known := p.backends[a]; known {
 			continue
 		}
-		index := t.found.orphans[o][0]
-		t.found.orphans[o] = t.found.orphans[o][1:]
-		t.claimBackend(p, index)
+		for _, index := range t.found.orphans[o] {
+			if be, free := t.found.backends[index]; free && be.Svc == p.id {
+				t.claimBackend(p, index)
+				break
+			}
+		}
 	}
 }
 
@@ -174,9 +198,10 @@ func (t *tables) claimBackend(p *port, index uint32) {
 	p.backends[addrPortOf(be)] = backend{index: index, gen: be.Gen, flags: be.Flags}
 }
 
-// prune removes what was found and is nobody's. Call it once all services have been applied.
-func (t *tables) prune(now time.Time) (*batch, error) {
-	b := &batch{now: now, deleted: map[svcKey]bool{}}
+// prune removes what was found and is nobody's. Call it once all services have been applied; settle must follow when
+// it has succeeded.
+func (t *tables) prune() (*batch, error) {
+	b := &batch{deleted: map[svcKey]bool{}}
 	if t.found == nil {
 		return b, nil
 	}
@@ -189,16 +214,11 @@ func (t *tables) prune(now time.Time) (*batch, error) {
 		b.vanished = append(b.vanished, Vanished{addrPortOf(be), resolve.Protocol(be.Proto)})
 		be.Flags = backendDead
 		b.dead.put(index, be)
-	}
-	if err := t.write(b); err != nil {
-		return b, err
+		b.indexes = append(b.indexes, index)
 	}
 	for e := range t.found.lists {
-		t.slots.give(e, now)
-	}
-	for _, index := range b.dead.at {
-		t.indexes.give(index, now)
+		b.extents = append(b.extents, e)
 	}
 	t.found = nil
-	return b, nil
+	return b, t.write(b)
 }

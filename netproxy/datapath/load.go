@@ -55,7 +55,7 @@ func explainLoad(err error) error {
 
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, n := range map[string]uint32{
-		"np_svc": s.Services, "np_slots": s.Slots, "np_backends": s.Backends,
+		"np_svc": s.Services, "np_records": s.records(), "np_slots": s.Slots, "np_backends": s.Backends,
 		"np_affinity": s.Affinity, "np_nat": s.Flows,
 		"np_eps": 2 * s.Pods, "np_ifs": s.Pods, "np_routes": s.Routes, "np_nodeips": s.NodeAddrs,
 	} {
@@ -125,11 +125,21 @@ func (k kernel) writeSlots(at, vals []uint32) error {
 	return putAll(k.maps.NpSlots, at, vals)
 }
 
-func (k kernel) writeServices(keys []svcKey, vals []svcVal) error {
-	return putAll(k.maps.NpSvc, keys, vals)
+func (k kernel) writeRecords(at []uint32, vals []svcVal) error {
+	return putAll(k.maps.NpRecords, at, vals)
 }
 
-func (k kernel) deleteServices(keys []svcKey) error {
+// pointEntries writes known entries in place, by the lock: without it the kernel would put a new element at the head
+// of the hash chain, take the old one out, and give that to the next key, all under the eyes of readers.
+func (k kernel) pointEntries(keys []svcKey, to []pointer) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	_, err := k.maps.NpSvc.BatchUpdate(keys, to, &ebpf.BatchOptions{ElemFlags: uint64(ebpf.UpdateLock)})
+	return err
+}
+
+func (k kernel) deleteEntries(keys []svcKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -154,10 +164,14 @@ func putAll[K, V any](m *ebpf.Map, keys []K, vals []V) error {
 
 // contents reads the service maps.
 func (k kernel) contents() (contents, error) {
-	out := contents{services: map[svcKey]svcVal{}}
-	err := readAll(k.maps.NpSvc, func(key svcKey, v svcVal) { out.services[key] = v })
+	out := contents{entries: map[svcKey]pointer{}}
+	err := readAll(k.maps.NpSvc, func(key svcKey, v pointer) { out.entries[key] = v })
 	if err != nil {
-		return out, fmt.Errorf("read services: %w", err)
+		return out, fmt.Errorf("read service entries: %w", err)
+	}
+	out.records, err = readArray(k.maps.NpRecords, func(v svcVal) bool { return v != svcVal{} })
+	if err != nil {
+		return out, fmt.Errorf("read service records: %w", err)
 	}
 	out.slots, err = readArray(k.maps.NpSlots, func(v uint32) bool { return v != 0 })
 	if err != nil {

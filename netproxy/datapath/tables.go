@@ -12,14 +12,15 @@ import (
 	"github.com/rutter-project/rutter/netproxy/resolve"
 )
 
-// Quarantine is how long a list or backend given up rests before it is used again. A program that has read the entry
-// pointing at it is long done then.
+// Quarantine is how long a record, list or backend given up rests before it is used again, counted from the moment
+// when nothing points at it any more. A program that has read what pointed at it is long done then.
 const Quarantine = time.Second
 
 type (
 	svcKey  = bpf.NetproxySvcKey
 	svcVal  = bpf.NetproxySvc
 	backVal = bpf.NetproxyBackend
+	pointer = bpf.NetproxySvcEntry
 )
 
 const (
@@ -31,8 +32,9 @@ const (
 type store interface {
 	writeBackends(at []uint32, vals []backVal) error
 	writeSlots(at, vals []uint32) error
-	writeServices(keys []svcKey, vals []svcVal) error
-	deleteServices(keys []svcKey) error
+	writeRecords(at []uint32, vals []svcVal) error
+	pointEntries(keys []svcKey, to []pointer) error // in place where the key is known
+	deleteEntries(keys []svcKey) error
 }
 
 // backend is an endpoint of one service port; the index is that of the backend map.
@@ -57,15 +59,24 @@ type service struct {
 	refuse []svcKey
 }
 
+// entry is what a key points at.
+type entry struct {
+	record uint32 // noRecord if it points at another key's
+	svcVal
+}
+
+const noRecord = ^uint32(0)
+
 // tables plans and writes the service maps. It is not safe for concurrent use.
 type tables struct {
 	store    store
 	maxKeys  int
 	services map[types.NamespacedName]*service
-	written  map[svcKey]svcVal
+	written  map[svcKey]entry
 	owner    map[svcKey]types.NamespacedName
+	records  *indexes
 	slots    *extents
-	indexes  *indexes
+	indexes  *indexes // of backends
 	lastID   uint32
 	found    *found // what a former process left; nil once pruned
 }
@@ -74,8 +85,9 @@ func newTables(s store, sizes Sizes) *tables {
 	return &tables{
 		store: s, maxKeys: int(sizes.Services),
 		services: map[types.NamespacedName]*service{},
-		written:  map[svcKey]svcVal{},
+		written:  map[svcKey]entry{},
 		owner:    map[svcKey]types.NamespacedName{},
+		records:  &indexes{size: sizes.records()},
 		slots:    newExtents(sizes.Slots),
 		indexes:  &indexes{size: sizes.Backends},
 	}
@@ -93,13 +105,14 @@ func (w *writes[K, V]) put(k K, v V) {
 
 // batch collects the writes of one apply, in the order in which they are made.
 type batch struct {
-	now      time.Time
 	backends writes[uint32, backVal]
 	slots    writes[uint32, uint32]
 	deleted  map[svcKey]bool
 	services writes[svcKey, svcVal]
 	dead     writes[uint32, backVal]
-	extents  []extent // given up
+	records  []uint32 // given up, as are these
+	extents  []extent
+	indexes  []uint32
 	vanished []Vanished
 	problems []Problem
 }
@@ -123,23 +136,42 @@ type Change struct {
 	Service resolve.Service
 }
 
+// apply plans and writes a batch; settle must follow when it has succeeded.
 func (t *tables) apply(changes []Change, now time.Time) (*batch, error) {
-	t.slots.release(now)
-	t.indexes.release(now)
-	b := &batch{now: now, deleted: map[svcKey]bool{}}
+	t.release(now)
+	b := &batch{deleted: map[svcKey]bool{}}
 	for _, c := range changes { // keys given up first, so that they can move between services
 		t.shrink(b, c)
 	}
 	for _, c := range changes {
 		t.grow(b, c)
 	}
-	if err := t.write(b); err != nil {
-		return b, err
+	return b, t.write(b)
+}
+
+// settle puts to rest what the batch has given up; now is a time after its writes.
+func (t *tables) settle(b *batch, now time.Time) {
+	for _, r := range b.records {
+		t.records.give(r, now)
 	}
 	for _, e := range b.extents {
 		t.slots.give(e, now)
 	}
-	return b, nil
+	for _, i := range b.indexes {
+		t.indexes.give(i, now)
+	}
+}
+
+// release frees what has rested for long enough.
+func (t *tables) release(now time.Time) {
+	t.records.release(now)
+	t.slots.release(now)
+	t.indexes.release(now)
+}
+
+// resting counts what is not free yet.
+func (t *tables) resting() int {
+	return len(t.records.rest) + len(t.slots.rest) + len(t.indexes.rest)
 }
 
 // shrink takes away what the service had and has no more.
@@ -183,7 +215,7 @@ func (t *tables) unclaim(b *batch, name types.NamespacedName, keys []svcKey, kee
 
 func (t *tables) dropPort(b *batch, id resolve.PortID, p *port) {
 	for addr, be := range p.backends {
-		t.dropBackend(b, id.Protocol, addr, be)
+		b.dropBackend(p, id.Protocol, addr, be)
 	}
 	b.extents = append(b.extents, p.clusterAt)
 	if p.localAt != p.clusterAt {
@@ -191,14 +223,17 @@ func (t *tables) dropPort(b *batch, id resolve.PortID, p *port) {
 	}
 }
 
-func (t *tables) dropBackend(b *batch, proto resolve.Protocol, addr netip.AddrPort, be backend) {
-	b.dead.put(be.index, backendVal(addr, proto, be.gen, backendDead))
+func (b *batch) dropBackend(p *port, proto resolve.Protocol, addr netip.AddrPort, be backend) {
+	be.flags = backendDead
+	b.dead.put(be.index, p.backendVal(addr, proto, be))
 	b.vanished = append(b.vanished, Vanished{addr, proto})
-	t.indexes.give(be.index, b.now)
+	b.indexes = append(b.indexes, be.index)
 }
 
-func backendVal(a netip.AddrPort, proto resolve.Protocol, gen uint32, flags bpf.NetproxyBackendFlags) backVal {
-	return backVal{Addr: addrOf(a.Addr()), Port: swap(a.Port()), Proto: uint8(proto), Gen: gen, Flags: flags}
+func (p *port) backendVal(a netip.AddrPort, proto resolve.Protocol, be backend) backVal {
+	return backVal{
+		Addr: addrOf(a.Addr()), Port: swap(a.Port()), Proto: uint8(proto), Gen: be.gen, Flags: be.flags, Svc: p.id,
+	}
 }
 
 // grow writes what the service has now.
@@ -216,7 +251,7 @@ func (t *tables) grow(b *batch, c Change) {
 		k := svcKey{Addr: addrOf(a)}
 		if t.claim(b, c.Name, k) {
 			s.refuse = append(s.refuse, k)
-			b.services.put(k, svcVal{Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE})
+			b.services.put(k, svcVal{Key: k, Flags: bpf.NetproxySvcFlagsNP_SVC_REFUSE})
 		}
 	}
 	for i := range c.Service.Ports {
@@ -242,7 +277,7 @@ func (t *tables) claim(b *batch, name types.NamespacedName, k svcKey) bool {
 		b.problem(name, "AddressTaken", fmt.Sprintf("%s:%d is served for %s", netipOf(k.Addr), swap(k.Port), owner), true)
 		return false
 	}
-	if _, known := t.written[k]; !known && len(t.owner) >= t.maxKeys {
+	if _, known := t.written[k]; !known && (len(t.owner) >= t.maxKeys || !t.roomFor(b, 1)) {
 		b.problem(name, "TableFull", fmt.Sprintf("more than %d service addresses", t.maxKeys), true)
 		return false
 	}
@@ -251,7 +286,15 @@ func (t *tables) claim(b *batch, name types.NamespacedName, k svcKey) bool {
 	return true
 }
 
+// roomFor tells whether n more entries can be given new records.
+func (t *tables) roomFor(b *batch, n int) bool {
+	return t.records.left() >= len(b.services.at)+n
+}
+
 func (t *tables) growPort(b *batch, name types.NamespacedName, p *port, want *resolve.ServicePort) error {
+	if !t.roomFor(b, len(want.Fronts)) { // before anything is given up that the entries point at
+		return fmt.Errorf("no room for %d changes of service addresses", len(want.Fronts))
+	}
 	cluster, err := t.backendsOf(b, p, want, want.Cluster)
 	if err != nil {
 		return err
@@ -270,16 +313,16 @@ func (t *tables) growPort(b *batch, name types.NamespacedName, p *port, want *re
 		k := keyOf(f)
 		if t.claim(b, name, k) {
 			p.keys = append(p.keys, k)
-			b.services.put(k, valueOf(p, want, f.External))
+			b.services.put(k, p.recordOf(k, want, f.External))
 		}
 	}
 	t.dropUnwanted(b, p, want)
 	return nil
 }
 
-func valueOf(p *port, want *resolve.ServicePort, external bool) svcVal {
+func (p *port) recordOf(k svcKey, want *resolve.ServicePort, external bool) svcVal {
 	v := svcVal{
-		Id:   p.id,
+		Key: k, Id: p.id,
 		Base: p.clusterAt.base, N: p.clusterAt.n, Lbase: p.localAt.base, Ln: p.localAt.n,
 		Affinity: uint32(want.Affinity / time.Second),
 	}
@@ -314,7 +357,7 @@ func (t *tables) backendsOf(b *batch, p *port, want *resolve.ServicePort, addrs 
 		if !known || be.flags != flags {
 			be.flags = flags
 			p.backends[a] = be
-			b.backends.put(be.index, backendVal(a, want.ID.Protocol, be.gen, flags))
+			b.backends.put(be.index, p.backendVal(a, want.ID.Protocol, be))
 		}
 		out = append(out, be.index)
 	}
@@ -376,49 +419,71 @@ func (t *tables) dropUnwanted(b *batch, p *port, want *resolve.ServicePort) {
 		}
 		terminating, serves := want.Serving[a]
 		if !serves {
-			t.dropBackend(b, want.ID.Protocol, a, be)
+			b.dropBackend(p, want.ID.Protocol, a, be)
 			delete(p.backends, a)
 			continue
 		}
 		if flags := flagsOf(terminating); flags != be.flags {
 			be.flags = flags
 			p.backends[a] = be
-			b.backends.put(be.index, backendVal(a, want.ID.Protocol, be.gen, flags))
+			b.backends.put(be.index, p.backendVal(a, want.ID.Protocol, be))
 		}
 	}
 }
 
-// write makes the batch's writes in the order that keeps every reader right.
+// write makes the batch's writes in the order that keeps every reader right: what is pointed at before what points at
+// it, and endpoints die when nothing points at them.
 func (t *tables) write(b *batch) error {
+	records, entries, gone := t.changed(b)
 	if err := t.store.writeBackends(b.backends.at, b.backends.vals); err != nil {
 		return fmt.Errorf("write %d backends: %w", len(b.backends.at), err)
 	}
 	if err := t.store.writeSlots(b.slots.at, b.slots.vals); err != nil {
 		return fmt.Errorf("write %d slots: %w", len(b.slots.at), err)
 	}
-	var gone []svcKey
-	for k := range b.deleted {
-		if _, known := t.written[k]; known {
-			gone = append(gone, k)
-		}
-		delete(t.written, k)
+	if err := t.store.writeRecords(records.at, records.vals); err != nil {
+		return fmt.Errorf("write %d service records: %w", len(records.at), err)
 	}
-	var changed writes[svcKey, svcVal]
-	for i, k := range b.services.at {
-		v := b.services.vals[i]
-		if old, known := t.written[k]; !known || old != v {
-			changed.put(k, v)
-			t.written[k] = v
-		}
-	}
-	if err := t.store.deleteServices(gone); err != nil {
+	if err := t.store.deleteEntries(gone); err != nil {
 		return fmt.Errorf("delete %d service entries: %w", len(gone), err)
 	}
-	if err := t.store.writeServices(changed.at, changed.vals); err != nil {
-		return fmt.Errorf("write %d service entries: %w", len(changed.at), err)
+	if err := t.store.pointEntries(entries.at, entries.vals); err != nil {
+		return fmt.Errorf("write %d service entries: %w", len(entries.at), err)
 	}
 	if err := t.store.writeBackends(b.dead.at, b.dead.vals); err != nil {
 		return fmt.Errorf("mark %d backends dead: %w", len(b.dead.at), err)
 	}
 	return nil
+}
+
+// changed gives a record to every entry that differs from what is written, and takes those of the others away.
+func (t *tables) changed(b *batch) (records writes[uint32, svcVal], entries writes[svcKey, pointer], gone []svcKey) {
+	for k := range b.deleted {
+		if old, known := t.written[k]; known {
+			gone = append(gone, k)
+			b.giveRecord(old)
+		}
+		delete(t.written, k)
+	}
+	for i, k := range b.services.at {
+		v := b.services.vals[i]
+		old, known := t.written[k]
+		if known && old.svcVal == v {
+			continue
+		}
+		if known {
+			b.giveRecord(old)
+		}
+		at, _, _ := t.records.take() // there is room: see roomFor
+		records.put(at, v)
+		entries.put(k, pointer{Record: at})
+		t.written[k] = entry{at, v}
+	}
+	return records, entries, gone
+}
+
+func (b *batch) giveRecord(e entry) {
+	if e.record != noRecord {
+		b.records = append(b.records, e.record)
+	}
 }

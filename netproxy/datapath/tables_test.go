@@ -14,83 +14,107 @@ import (
 	"github.com/rutter-project/rutter/netproxy/resolve"
 )
 
-// memory is a store whose readers may look between any two writes.
+// memory is a store as the kernel has it; readers may look between any two writes. A deleted element of a hash is
+// given to the next new key while readers still hold it.
 type memory struct {
-	services map[svcKey]svcVal
+	entries  map[svcKey]*element
+	spare    []*element // the one deleted last is given out first
+	records  map[uint32]svcVal
 	slotMap  map[uint32]uint32
 	backends map[uint32]backVal
 	after    func() // called after each single write
 	fail     int    // writes left until one fails; 0 is never
 }
 
+// element is one of np_svc; its key is not seen by who holds it.
+type element struct {
+	key    svcKey
+	record uint32
+}
+
 var errFull = errors.New("map is full")
 
 func newMemory() *memory {
 	return &memory{
-		services: map[svcKey]svcVal{}, slotMap: map[uint32]uint32{}, backends: map[uint32]backVal{}, after: func() {},
+		entries: map[svcKey]*element{}, records: map[uint32]svcVal{},
+		slotMap: map[uint32]uint32{}, backends: map[uint32]backVal{}, after: func() {},
 	}
 }
 
-func (m *memory) wrote() error {
-	if m.fail > 0 {
-		if m.fail--; m.fail == 0 {
-			return errFull
+// each makes n single writes.
+func (m *memory) each(n int, write func(i int)) error {
+	for i := range n {
+		write(i)
+		if m.fail > 0 {
+			if m.fail--; m.fail == 0 {
+				return errFull
+			}
 		}
+		m.after()
 	}
-	m.after()
 	return nil
 }
 
 func (m *memory) writeBackends(at []uint32, vals []backVal) error {
-	for i, a := range at {
-		m.backends[a] = vals[i]
-		if err := m.wrote(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.each(len(at), func(i int) { m.backends[at[i]] = vals[i] })
 }
 
 func (m *memory) writeSlots(at, vals []uint32) error {
-	for i, a := range at {
-		m.slotMap[a] = vals[i]
-		if err := m.wrote(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.each(len(at), func(i int) { m.slotMap[at[i]] = vals[i] })
 }
 
-func (m *memory) writeServices(keys []svcKey, vals []svcVal) error {
-	for i, k := range keys {
-		m.services[k] = vals[i]
-		if err := m.wrote(); err != nil {
-			return err
-		}
-	}
-	return nil
+func (m *memory) writeRecords(at []uint32, vals []svcVal) error {
+	return m.each(len(at), func(i int) { m.records[at[i]] = vals[i] })
 }
 
-func (m *memory) deleteServices(keys []svcKey) error {
-	for _, k := range keys {
-		delete(m.services, k)
-		if err := m.wrote(); err != nil {
-			return err
+func (m *memory) pointEntries(keys []svcKey, to []pointer) error {
+	return m.each(len(keys), func(i int) {
+		e := m.entries[keys[i]]
+		if n := len(m.spare); e == nil && n > 0 {
+			e, m.spare = m.spare[n-1], m.spare[:n-1]
+		} else if e == nil {
+			e = &element{}
 		}
-	}
-	return nil
+		*e = element{keys[i], to[i].Record}
+		m.entries[keys[i]] = e
+	})
+}
+
+func (m *memory) deleteEntries(keys []svcKey) error {
+	return m.each(len(keys), func(i int) {
+		m.spare = append(m.spare, m.entries[keys[i]])
+		delete(m.entries, keys[i])
+	})
 }
 
 func (m *memory) contents() contents {
-	out := contents{services: m.services}
-	for i := uint32(0); len(m.slotMap) > 0 && int(i) < 256; i++ {
-		out.slots = append(out.slots, m.slotMap[i])
+	out := contents{entries: map[svcKey]pointer{}}
+	for k, e := range m.entries {
+		out.entries[k] = pointer{Record: e.record}
 	}
-	for i := uint32(0); int(i) < len(m.backends); i++ {
-		out.backends = append(out.backends, m.backends[i])
+	out.records, out.backends = array(m.records), array(m.backends)
+	if len(m.slotMap) > 0 {
+		out.slots = array(m.slotMap)
 	}
 	return out
 }
+
+// array is what is in an array up to the last index written.
+func array[V any](m map[uint32]V) []V {
+	var out []V
+	for i := range m {
+		for int(i) >= len(out) {
+			out = append(out, *new(V))
+		}
+	}
+	for i, v := range m {
+		out[i] = v
+	}
+	return out
+}
+
+// at is what readers find for a front.
+func (m *memory) at(f resolve.Front) svcVal { return m.records[m.entries[keyOf(f)].record] }
 
 // answers lists who would answer at a front, dead ones left out.
 func (m *memory) answers(v svcVal) []netip.AddrPort {
@@ -101,6 +125,23 @@ func (m *memory) answers(v svcVal) []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// applied applies changes as Datapath does.
+func applied(tab *tables, changes []Change, now time.Time) (*batch, error) {
+	b, err := tab.apply(changes, now)
+	if err == nil {
+		tab.settle(b, now)
+	}
+	return b, err
+}
+
+func pruned(tab *tables, now time.Time) (*batch, error) {
+	b, err := tab.prune()
+	if err == nil {
+		tab.settle(b, now)
+	}
+	return b, err
 }
 
 var small = Sizes{Services: 64, Slots: 256, Backends: 128}
@@ -140,8 +181,8 @@ func TestReadersNeverSeeAnotherServicesEndpoints(t *testing.T) {
 		}
 		var held []seen
 		m.after = func() {
-			for k, v := range m.services {
-				held = append(held, seen{v, netipOf(k.Addr).As4()[3], now})
+			for k, e := range m.entries {
+				held = append(held, seen{m.records[e.record], netipOf(k.Addr).As4()[3], now})
 			}
 			for _, h := range held {
 				if now.Sub(h.since) >= Quarantine {
@@ -167,11 +208,11 @@ func TestReadersNeverSeeAnotherServicesEndpoints(t *testing.T) {
 				}
 				changes = append(changes, simple(n, rapid.SliceOfNDistinct(rapid.IntRange(1, 9), 0, 6, rapid.ID).Draw(t, "eps")...))
 			}
-			_, err := tab.apply(changes, now)
+			_, err := applied(tab, changes, now)
 			require.NoError(t, err)
 			for _, c := range changes {
 				for _, p := range c.Service.Ports {
-					require.Equal(t, p.Cluster, m.answers(m.services[keyOf(p.Fronts[0])]))
+					require.Equal(t, p.Cluster, m.answers(m.at(p.Fronts[0])))
 				}
 			}
 			if rapid.IntRange(0, 5).Draw(t, "restarts") == 0 {
@@ -205,14 +246,14 @@ func restarted(t require.TestingT, m *memory, old *tables, now time.Time) *table
 		}
 		all = append(all, c)
 	}
-	b, err := tab.apply(all, now)
+	b, err := applied(tab, all, now)
 	require.NoError(t, err)
 	require.Empty(t, b.slots.at, "an unchanged service is not written again")
 	require.Empty(t, b.backends.at)
-	pruned, err := tab.prune(now)
+	p, err := pruned(tab, now)
 	require.NoError(t, err)
-	require.Empty(t, pruned.deleted)
-	require.Empty(t, pruned.vanished)
+	require.Empty(t, p.deleted)
+	require.Empty(t, p.vanished)
 	return tab
 }
 
@@ -222,25 +263,25 @@ func TestAnyInterruptedBatchIsMended(t *testing.T) {
 		m := newMemory()
 		tab := newTables(m, small)
 		now := time.Unix(0, 0)
-		_, err := tab.apply([]Change{simple(1, 1, 2, 3), simple(2, 4)}, now)
+		_, err := applied(tab, []Change{simple(1, 1, 2, 3), simple(2, 4)}, now)
 		require.NoError(t, err)
 		m.fail = fail
 		want := []Change{simple(1, 3, 5, 6), simple(3, 7, 8)}
-		_, err = tab.apply(append(want, gone(2)), now)
+		_, err = applied(tab, append(want, gone(2)), now)
 		if err != nil {
 			require.ErrorIs(t, err, errFull)
 		}
 		m.fail = 0
 		tab = newTables(m, small)
 		tab.adopt(m.contents(), now)
-		_, err = tab.apply(want, now)
+		_, err = applied(tab, want, now)
 		require.NoError(t, err)
-		_, err = tab.prune(now)
+		_, err = pruned(tab, now)
 		require.NoError(t, err)
 		for _, c := range want {
-			require.Equal(t, c.Service.Ports[0].Cluster, m.answers(m.services[keyOf(c.Service.Ports[0].Fronts[0])]))
+			require.Equal(t, c.Service.Ports[0].Cluster, m.answers(m.at(c.Service.Ports[0].Fronts[0])))
 		}
-		require.Len(t, m.services, 4, "two services with their refusals")
+		require.Len(t, m.entries, 4, "two services with their refusals")
 		alive := 0
 		for _, b := range m.backends {
 			if b.Flags&backendDead == 0 {
@@ -258,18 +299,18 @@ func TestAnAddressIsServedForOneServiceOnly(t *testing.T) {
 	first, second := simple(1, 1), simple(2, 2)
 	second.Service.Ports[0].Fronts = first.Service.Ports[0].Fronts
 	second.Service.Refuse = nil
-	b, err := tab.apply([]Change{first, second}, now)
+	b, err := applied(tab, []Change{first, second}, now)
 	require.NoError(t, err)
 	require.Len(t, b.problems, 1)
 	require.Equal(t, "AddressTaken", b.problems[0].Reason)
-	require.Equal(t, first.Service.Ports[0].Cluster, m.answers(m.services[keyOf(first.Service.Ports[0].Fronts[0])]))
-	b, err = tab.apply([]Change{gone(1)}, now)
+	require.Equal(t, first.Service.Ports[0].Cluster, m.answers(m.at(first.Service.Ports[0].Fronts[0])))
+	b, err = applied(tab, []Change{gone(1)}, now)
 	require.NoError(t, err)
 	require.NotEmpty(t, b.deleted)
-	b, err = tab.apply([]Change{second}, now)
+	b, err = applied(tab, []Change{second}, now)
 	require.NoError(t, err)
 	require.Empty(t, b.problems)
-	require.Equal(t, second.Service.Ports[0].Cluster, m.answers(m.services[keyOf(first.Service.Ports[0].Fronts[0])]))
+	require.Equal(t, second.Service.Ports[0].Cluster, m.answers(m.at(first.Service.Ports[0].Fronts[0])))
 }
 
 func TestFullTablesAreReported(t *testing.T) {
@@ -281,12 +322,12 @@ func TestFullTablesAreReported(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newMemory()
 			tab := newTables(m, sizes)
-			b, err := tab.apply([]Change{simple(1, 1), simple(2, 1, 2, 3)}, time.Unix(0, 0))
+			b, err := applied(tab, []Change{simple(1, 1), simple(2, 1, 2, 3)}, time.Unix(0, 0))
 			require.NoError(t, err)
 			require.NotEmpty(t, b.problems)
 			require.Equal(t, "TableFull", b.problems[0].Reason)
 			require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("10.244.1.1:80")},
-				m.answers(m.services[keyOf(simple(1).Service.Ports[0].Fronts[0])]), "others are served")
+				m.answers(m.at(simple(1).Service.Ports[0].Fronts[0])), "others are served")
 		})
 	}
 }

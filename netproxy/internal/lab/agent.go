@@ -218,6 +218,41 @@ func (a *Agent) Connects(t Target, out *time.Duration) error {
 	return nil
 }
 
+// Choices connects Count UDP sockets, which sends nothing, and counts what came of it: the local address, which the
+// kernel chooses for the endpoint's sake, or the error.
+func (a *Agent) Choices(t Target, out *map[string]int) error {
+	at, err := netip.ParseAddrPort(t.Addr)
+	if err != nil {
+		return err
+	}
+	to := &syscall.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	*out = map[string]int{}
+	for range t.Count {
+		what, err := choice(to)
+		if err != nil {
+			return err
+		}
+		(*out)[what]++
+	}
+	return nil
+}
+
+func choice(to syscall.Sockaddr) (string, error) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	if err := syscall.Connect(fd, to); err != nil {
+		return err.Error(), nil
+	}
+	local, err := syscall.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	return netip.AddrFrom4(local.(*syscall.SockaddrInet4).Addr).String(), nil
+}
+
 // Send sends one datagram from an unconnected socket (a new one if Conn is 0) and waits for the answer.
 func (a *Agent) Send(t Target, out *Answer) error {
 	a.mu.Lock()

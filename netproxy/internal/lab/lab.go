@@ -58,7 +58,7 @@ func NewNode(t testing.TB, podCIDRs ...string) *Node {
 		cfg.PodCIDRs = append(cfg.PodCIDRs, netip.MustParsePrefix(p))
 	}
 	cfg.Sizes = datapath.Sizes{
-		Services: 1024, Slots: 8192, Backends: 4096, Affinity: 256, Flows: 1024, Pods: 64, Routes: 64, NodeAddrs: 64,
+		Services: 1 << 15, Slots: 1 << 17, Backends: 1 << 15, Affinity: 256, Flows: 1024, Pods: 64, Routes: 64, NodeAddrs: 64,
 	}
 	makeNS(t, cfg.NetNS)
 	require.NoError(t, os.MkdirAll(cfg.Cgroup, 0o755))
@@ -285,6 +285,14 @@ func (p *Process) Many(network, addr string, n int) map[string]int {
 
 func lastPart(s string) string {
 	return s[strings.LastIndex(s, ": ")+1:]
+}
+
+// Choices connects n UDP sockets to an IPv4 address and counts their local addresses, and errors under their text.
+func (p *Process) Choices(addr string, n int) map[string]int {
+	p.t.Helper()
+	out := map[string]int{}
+	p.call("Choices", Target{Addr: addr, Count: n}, &out)
+	return out
 }
 
 // Send sends a datagram from an unconnected socket; conn 0 is a new one.
