@@ -19,15 +19,25 @@ func trimmedGap(after int64, next schemas.Event) schemas.Event {
 	}
 }
 
-// Gaps calls fn with the gaps that ARCHIVE knows of, oldest first.
+// Gaps calls fn with the gaps that ARCHIVE knows of, oldest first. One that the archive has
+// lost itself has no Resync: no state follows it, and its Rev is the first change behind it.
 func (c *Client) Gaps(ctx context.Context, fn func(schemas.Event) error) error {
-	return c.scan(ctx, scan{stream: StreamArchive, filters: []string{schemas.ResyncSubject}}, fn)
+	return c.scanArchive(ctx, scan{stream: StreamArchive, filters: []string{schemas.ResyncSubject}}, fn)
 }
 
 // Divide finds the place in ARCHIVE where after begins to hold, which must hold for all
 // messages from there on and for none before. It returns the last message before the
 // place and the first one behind it, each with Seq 0 if there is none.
 func (c *Client) Divide(ctx context.Context, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil {
+		return schemas.Event{}, schemas.Event{}, err
+	}
+	return c.divideArchive(ctx, head.holes, after)
+}
+
+// divideArchive is Divide, with the holes that are to be filled.
+func (c *Client) divideArchive(ctx context.Context, holes []hole, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
 	head, err := c.Head(ctx, StreamArchive)
 	if err != nil || head.Empty {
 		return schemas.Event{}, schemas.Event{}, err
@@ -39,7 +49,7 @@ func (c *Client) Divide(ctx context.Context, after func(schemas.Event) bool) (be
 	low, high := head.First, head.Seq+1
 	for low < high {
 		middle := low + (high-low)/2
-		e, err := nextIn(ctx, stream, middle)
+		e, err := c.archiveAt(ctx, stream, holes, middle)
 		switch {
 		case errors.Is(err, ErrNotFound):
 			high = middle
@@ -79,7 +89,7 @@ func (c *Client) FirstEvent(ctx context.Context) (schemas.Event, error) {
 	if err != nil {
 		return schemas.Event{}, fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
 	}
-	return nextIn(ctx, stream, head.First)
+	return c.archiveAt(ctx, stream, head.holes, head.First)
 }
 
 // Size is how many messages a stream holds and how many bytes they take.

@@ -1,10 +1,14 @@
 package bus
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
@@ -13,8 +17,9 @@ import (
 
 // Files of a stream may be lost or cut, by a broken disk or a hasty operator. The server
 // goes on with what is left, under the old sequence numbers: a mirror never asks for what
-// it once had. So whoever makes the streams looks for holes, and has what lost something
-// made again.
+// it once had. So whoever makes the streams looks for holes. STATE is made again; ARCHIVE,
+// which is all there is of most of the past, names its holes and has what others still hold
+// of them in MENDED.
 
 // endLost reports that HISTORY no longer has its last message, while it has others. Only
 // retention takes messages out of it, the oldest first.
@@ -29,50 +34,135 @@ func (c *Client) endLost(ctx context.Context, info *jetstream.StreamInfo) (bool,
 	return false, err
 }
 
-// mirrorHoled reports that a mirror lacks messages that HISTORY has and that it has taken
-// before.
+// mirrorHoled reports that a mirror that holds nothing but the present lacks messages that
+// HISTORY has and that it has taken before.
 func (c *Client) mirrorHoled(ctx context.Context, name string) (bool, error) {
-	switch name {
-	case StreamArchive:
-		return c.archiveHoled(ctx)
-	case StreamState:
-		return c.stateHoled(ctx)
-	default:
+	if name != StreamState {
 		return false, nil // nodes find out that the last message of their route is another one
 	}
+	return c.stateHoled(ctx)
 }
 
-// archiveHoled counts what both have from where both begin to where ARCHIVE ends. Neither
-// stands still: a relay elsewhere may publish, and ARCHIVE may be catching up, thousands of
-// messages a second. What comes meanwhile speaks for ARCHIVE, so that at worst a small hole
-// is found at the next start.
-func (c *Client) archiveHoled(ctx context.Context) (bool, error) {
+// mendArchive finds the holes of ARCHIVE that it does not name yet, and saves what others
+// still have of them. It returns all, as metadata.
+func (c *Client) mendArchive(ctx context.Context, archive *jetstream.StreamInfo) (string, error) {
+	known, err := parseHoles(archive.Config.Metadata)
+	if err != nil {
+		c.log.Warn().Err(err).Msg("holes of the archive are looked for again")
+		known = nil
+	}
+	known, gone, err := c.keptHoles(ctx, known)
+	if err != nil {
+		return "", err
+	}
+	found, err := c.findHoles(ctx, slices.Concat(known, gone))
+	if err != nil {
+		return "", err
+	}
+	for _, h := range gone {
+		found = append(found, span{h.From, h.To})
+	}
+	for i := range known {
+		if err := c.boundBehind(ctx, &known[i], known); err != nil {
+			return "", err
+		}
+	}
+	for _, r := range found {
+		holes, err := c.rescue(ctx, r, known)
+		if err != nil {
+			return "", err
+		}
+		for _, h := range holes {
+			c.log.Warn().Str("stream", StreamArchive).Uint64("from", h.From).Uint64("to", h.To).Int64("after", h.After).Int64("rev", h.Rev).
+				Bool("mended", h.mended()).Msg("a stream has lost messages")
+		}
+		known = append(known, holes...)
+	}
+	return formatHoles(known, archive.State.FirstSeq)
+}
+
+// keptHoles divides mended holes whose messages MENDED no longer has from the others.
+func (c *Client) keptHoles(ctx context.Context, known []hole) (kept, gone []hole, err error) {
+	for _, h := range known {
+		if h.mended() {
+			packs, err := c.openMended(ctx, h)
+			if err != nil {
+				return nil, nil, err
+			}
+			if packs.first != h.First || packs.last != h.Last {
+				gone = append(gone, h)
+				continue
+			}
+		}
+		kept = append(kept, h)
+	}
+	return kept, gone, nil
+}
+
+// findHoles counts what ARCHIVE and its witnesses have, outside of the holes that are known.
+func (c *Client) findHoles(ctx context.Context, known []hole) ([]span, error) {
+	slices.SortFunc(known, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
 	history, err := c.streamInfo(ctx, StreamHistory)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	archive, err := c.streamInfo(ctx, StreamArchive)
+	if err != nil || archive.State.Msgs == 0 {
+		return nil, err
+	}
+	var found []span
+	both := span{max(archive.State.FirstSeq, history.State.FirstSeq), min(archive.State.LastSeq, history.State.LastSeq) + 1}
+	if history.State.Msgs > 0 {
+		for _, part := range outside(both, known) {
+			holes, err := c.divideHoles(ctx, part)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, holes...)
+		}
+	}
+	older, err := c.findOldHoles(ctx, archive.State.FirstSeq, slices.Concat(known, asHoles(found)))
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	to := min(archive.State.LastSeq, history.State.LastSeq)
-	from := history.State.FirstSeq
-	if archive.State.Msgs > 0 {
-		from = max(from, archive.State.FirstSeq)
+	found = append(found, older...)
+	now, err := c.streamInfo(ctx, StreamArchive)
+	if err == nil && now.State.FirstSeq != archive.State.FirstSeq {
+		found = nil // retention has been at it; what is lost is found at the next start
 	}
-	if history.State.Msgs == 0 || from > to {
-		return false, nil
+	return found, err
+}
+
+// divideHoles are the ranges within one of which ARCHIVE has nothing and HISTORY something.
+// Neither stands still: a relay elsewhere may publish, and ARCHIVE may be catching up,
+// thousands of messages a second. What comes meanwhile speaks for ARCHIVE, so that at worst
+// a small hole is found at the next start.
+func (c *Client) divideHoles(ctx context.Context, r span) ([]span, error) {
+	want, err := c.countAtLeast(ctx, StreamHistory, r.from, r.to-1)
+	if err != nil || want == 0 {
+		return nil, err
 	}
-	want, err := c.countAtLeast(ctx, StreamHistory, from, to)
+	have, err := c.countAtMost(ctx, StreamArchive, r.from, r.to-1)
+	switch {
+	case err != nil || have >= want:
+		return nil, err
+	case have == 0:
+		return []span{r}, nil
+	}
+	middle := r.from + (r.to-r.from)/2
+	before, err := c.divideHoles(ctx, span{r.from, middle})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	have, err := c.countAtMost(ctx, StreamArchive, from, to)
-	if err != nil || have >= want {
-		return false, err
+	behind, err := c.divideHoles(ctx, span{middle, r.to})
+	if err != nil {
+		return nil, err
 	}
-	now, err := c.streamInfo(ctx, StreamArchive) // retention may have been at it
-	return err == nil && now.State.FirstSeq == archive.State.FirstSeq, err
+	if len(before) > 0 && len(behind) > 0 && before[len(before)-1].to == behind[0].from {
+		behind[0].from = before[len(before)-1].from
+		before = before[:len(before)-1]
+	}
+	return append(before, behind...), nil
 }
 
 // stateHoled counts the objects that both have the last change of since HISTORY begins. It
@@ -105,15 +195,20 @@ func (c *Client) stateHoled(ctx context.Context) (bool, error) {
 // objects is how many objects HISTORY has changes of: its subjects, without those of nodes.
 // The server knows the number; a consumer of last messages would look for each of them.
 func (c *Client) objects(ctx context.Context) (uint64, error) {
-	stream, err := c.js.Stream(ctx, StreamHistory)
+	fail := func(err error) (uint64, error) { return 0, fmt.Errorf("bus: stream %s: %w", StreamHistory, err) }
+	answer, err := c.nc.RequestWithContext(ctx, apiCore+".STREAM.INFO."+StreamHistory, []byte(`{"subjects_filter":"`+schemas.AllRoutes+`"}`))
 	if err != nil {
-		return 0, fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
+		return fail(err)
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.AllRoutes))
-	if err != nil {
-		return 0, fmt.Errorf("bus: stream %s: %w", StreamHistory, explain(err))
+	var info natsserver.JSApiStreamInfoResponse
+	if err := json.Unmarshal(answer.Data, &info); err != nil {
+		return fail(err)
 	}
-	return info.State.NumSubjects - min(info.State.NumSubjects, uint64(len(info.State.Subjects))), nil
+	if info.StreamInfo == nil {
+		return fail(info.ToError())
+	}
+	state := info.State
+	return uint64(state.NumSubjects - min(state.NumSubjects, len(state.Subjects))), nil
 }
 
 // countAtLeast is how many changes of objects a stream has between two sequences, both

@@ -25,6 +25,9 @@ const (
 	// excluded, it has every event.
 	packFrom = "Rutter-From"
 	packTo   = "Rutter-To"
+	// packTotal is how many events were packed since PACKS began, those of this pack
+	// included: a witness of what ARCHIVE has lost that costs two reads.
+	packTotal = "Rutter-Total"
 	// packEvents and packBytes, before compression, are what makes a pack full. Packs are
 	// small enough to be read between two live changes.
 	packEvents = 128
@@ -35,6 +38,7 @@ const (
 type pack struct {
 	seq      uint64 // in PACKS
 	from, to uint64 // in ARCHIVE
+	total    uint64 // 0 if it is not told
 	body     []byte
 }
 
@@ -44,6 +48,14 @@ func packsConfig(cfg StreamsConfig) jetstream.StreamConfig {
 		Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
 		MaxAge: cfg.ArchiveAge, MaxBytes: cfg.PackBytes, Discard: jetstream.DiscardOld, AllowDirect: true,
 	}
+}
+
+// mendedConfig keeps what is mended at least for as long as ARCHIVE would have.
+func mendedConfig(cfg StreamsConfig) jetstream.StreamConfig {
+	mended := packsConfig(cfg)
+	mended.Name, mended.Description, mended.Subjects = StreamMended, "what the archive has lost and others still had", []string{mendedSubject}
+	mended.MaxBytes = max(cfg.PackBytes/mendedShare, 1)
+	return mended
 }
 
 // PackArchive packs what ARCHIVE has got since the last time, but for an end that fills no
@@ -72,52 +84,75 @@ func (c *Client) PackArchive(ctx context.Context) error {
 	return err
 }
 
-// packFrom packs ARCHIVE from a sequence on.
+// packFrom packs ARCHIVE from a sequence on. No pack reaches across what is lost.
 func (c *Client) packFrom(ctx context.Context, packs *packs, from uint64) error {
 	w := newPackWriter()
 	pace := pacer{traffic: c.traffic}
-	return c.scan(ctx, scan{stream: StreamArchive, filters: []string{schemas.AllObjects}, from: from}, func(e schemas.Event) error {
+	flush := func() error {
+		if w.events == 0 {
+			return nil
+		}
+		full, events := pack{from: from, to: w.before.Seq + 1, body: w.encode()}, w.events
+		from, w = full.to, newPackWriter()
+		return packs.append(ctx, full, events)
+	}
+	across := false
+	return c.scanArchive(ctx, scan{stream: StreamArchive, filters: []string{schemas.AllObjects}, from: from}, func(e schemas.Event) error {
+		if lost(e) {
+			across = true
+			return flush()
+		}
+		if across {
+			from, across = e.Seq, false
+		}
 		w.add(&e)
 		if w.events >= packEvents || w.size() >= packBytes {
-			if err := packs.append(ctx, from, e.Seq+1, w.encode()); err != nil {
+			if err := flush(); err != nil {
 				return err
 			}
-			from, w = e.Seq+1, newPackWriter()
 		}
 		return pace.step(ctx)
 	})
 }
 
-// packs is PACKS, as it was when it was opened.
+// packs is PACKS, or another stream of packs, as it was when it was opened.
 type packs struct {
 	c           *Client
 	stream      jetstream.Stream
+	subject     string
 	first, last uint64 // sequences in PACKS; first is behind last if there are none
+	total       uint64 // of events, set by end
 }
 
 func (c *Client) openPacks(ctx context.Context) (*packs, error) {
-	stream, err := c.js.Stream(ctx, StreamPacks)
+	return c.openPackStream(ctx, StreamPacks, packSubject)
+}
+
+func (c *Client) openPackStream(ctx context.Context, name, subject string) (*packs, error) {
+	stream, err := c.js.Stream(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("bus: stream %s: %w", StreamPacks, explain(err))
+		return nil, fmt.Errorf("bus: stream %s: %w", name, explain(err))
 	}
 	state := stream.CachedInfo().State
-	p := &packs{c: c, stream: stream, first: state.FirstSeq, last: state.LastSeq}
+	p := &packs{c: c, stream: stream, subject: subject, first: state.FirstSeq, last: state.LastSeq}
 	if state.Msgs == 0 {
 		p.first = p.last + 1
 	}
 	return p, nil
 }
 
-// append adds a pack. ErrFenced if somebody else has. One that the bus can't carry is left
-// out.
-func (p *packs) append(ctx context.Context, from, to uint64, body []byte) error {
+// append adds a pack of some events. ErrFenced if somebody else has. One that the bus can't
+// carry is left out.
+func (p *packs) append(ctx context.Context, new pack, events int) error {
+	p.total += uint64(events)
+	from, to, body := new.from, new.to, new.body
 	if int64(len(body)) > p.c.nc.MaxPayload()-headerRoom {
 		return nil
 	}
-	msg := &nats.Msg{Subject: packSubject, Data: body, Header: nats.Header{
-		packFrom: {strconv.FormatUint(from, 10)}, packTo: {strconv.FormatUint(to, 10)},
+	msg := &nats.Msg{Subject: p.subject, Data: body, Header: nats.Header{
+		packFrom: {strconv.FormatUint(from, 10)}, packTo: {strconv.FormatUint(to, 10)}, packTotal: {strconv.FormatUint(p.total, 10)},
 	}}
-	ack, err := p.c.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(StreamPacks), jetstream.WithExpectLastSequence(p.last))
+	ack, err := p.c.js.PublishMsg(ctx, msg, jetstream.WithExpectStream(p.stream.CachedInfo().Config.Name), jetstream.WithExpectLastSequence(p.last))
 	if err != nil {
 		return fmt.Errorf("bus: pack: %w", explain(err))
 	}
@@ -141,18 +176,21 @@ func (p *packs) get(ctx context.Context, seq uint64) (pack, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return pack{}, fmt.Errorf("bus: pack %d: %w: %w", seq, errPack, err)
 	}
+	found.total, _ = strconv.ParseUint(msg.Header.Get(packTotal), 10, 64) // older ones have none
 	if found.from >= found.to {
 		return pack{}, fmt.Errorf("bus: pack %d: %w: it is of %d to %d", seq, errPack, found.from, found.to)
 	}
 	return found, nil
 }
 
-// end is the sequence of ARCHIVE where the packs end, 0 if there are none.
+// end is the sequence of ARCHIVE where the packs end, 0 if there are none. What is appended
+// from then on is counted on from there.
 func (p *packs) end(ctx context.Context) (uint64, error) {
 	if p.first > p.last {
 		return 0, nil
 	}
 	newest, err := p.get(ctx, p.last)
+	p.total = newest.total
 	return newest.to, err
 }
 

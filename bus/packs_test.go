@@ -216,7 +216,7 @@ func TestPacksAreReadLikeTheArchive(t *testing.T) {
 
 	damaged, err := packs.get(t.Context(), packs.last)
 	require.NoError(t, err)
-	require.NoError(t, packs.append(t.Context(), damaged.to, damaged.to+200, []byte("no pack")))
+	require.NoError(t, packs.append(t.Context(), pack{from: damaged.to, to: damaged.to + 200, body: []byte("no pack")}, 0))
 	b.fill(t, rng, 600)
 	require.NoError(t, b.PackArchive(t.Context()))
 	tail := b.read(t, Range{From: damaged.to})
@@ -255,7 +255,7 @@ func TestHeldByPacks(t *testing.T) {
 	require.True(t, all[0].Recorded.Equal(held.First.At), "%s", held.First.At)
 	require.True(t, last.Recorded.Equal(held.Last.At), "%s", held.Last.At)
 
-	require.NoError(t, packs.append(t.Context(), newest.to, newest.to+200, []byte("no pack")))
+	require.NoError(t, packs.append(t.Context(), pack{from: newest.to, to: newest.to + 200, body: []byte("no pack")}, 0))
 	held, err = b.HeldBy(t.Context(), StreamPacks)
 	require.NoError(t, err, "a damaged pack is left to its readers")
 	require.Equal(t, all[0].Rev, held.First.Rev)

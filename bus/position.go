@@ -20,6 +20,7 @@ type Position struct {
 	Empty bool // holds no message, though Seq may not be 0
 	// Trimmed says that the stream no longer holds all that was put into it.
 	Trimmed bool
+	holes   []hole // of ARCHIVE, in order
 	// After, if it is known, is the revision after which nothing is missing although the
 	// stream is trimmed; else 0.
 	After int64
@@ -35,8 +36,13 @@ func (c *Client) Head(ctx context.Context, stream string) (Position, error) {
 	if n, err := strconv.ParseUint(info.Config.Metadata[firstKey], 10, 64); err == nil {
 		first = n
 	}
+	holes, err := parseHoles(info.Config.Metadata)
+	if err != nil {
+		return Position{}, err
+	}
 	return Position{
-		Seq: info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
+		holes: holes,
+		Seq:   info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
 		Empty: info.State.Msgs == 0, Trimmed: info.State.FirstSeq > first || info.Config.Metadata[cutKey] != "",
 	}, nil
 }

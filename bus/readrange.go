@@ -165,7 +165,7 @@ func (a *archiveReader) unpack(ctx context.Context, p pack, keep func(schemas.Ev
 // scan tells what ARCHIVE has from the next sequence up to another one, that one excluded;
 // 0 for its end, or for ever if it is to be followed.
 func (a *archiveReader) scan(ctx context.Context, to uint64) error {
-	s := scan{stream: StreamArchive, from: a.next, last: a.last, follow: a.r.Follow && to == 0, gentle: !a.r.Urgent && a.c.traffic.flows()}
+	s := scan{stream: StreamArchive, from: a.next, to: to, last: a.last, follow: a.r.Follow && to == 0, gentle: !a.r.Urgent && a.c.traffic.flows()}
 	switch a.r.Filter {
 	case "", schemas.AllObjects:
 		s.filters = []string{schemas.AllObjects}
@@ -177,8 +177,13 @@ func (a *archiveReader) scan(ctx context.Context, to uint64) error {
 		s.ready = a.r.Ready
 	}
 	stopped := false
-	err := a.c.scan(ctx, s, func(e schemas.Event) error {
-		if to != 0 && e.Seq >= to {
+	err := a.c.scanArchive(ctx, s, func(e schemas.Event) error {
+		switch {
+		case lost(e):
+			err := a.fn(e)
+			stopped = errors.Is(err, errStop)
+			return err
+		case to != 0 && e.Seq >= to:
 			return errStop
 		}
 		if err := a.tell(e); err != nil {

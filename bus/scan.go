@@ -32,6 +32,8 @@ type scan struct {
 	since          time.Time
 	fresh          bool
 	lastPerSubject bool
+	// to, if set, is the sequence before which scanArchive looks for holes.
+	to uint64
 	// follow makes the pass go on with messages as they come, until the context
 	// ends.
 	follow bool
@@ -291,12 +293,26 @@ func (c *Client) ReadState(ctx context.Context, filter string, fn func(schemas.E
 	return c.scan(ctx, scan{stream: StreamState, filter: filter, lastPerSubject: true}, fn)
 }
 
-// LastEvent is the last change of an object, or the last gap, in a stream.
-// ErrNotFound if there is none.
+// LastEvent is the last change of an object, or the last gap, in a stream, mended ones
+// included. ErrNotFound if there is none.
 func (c *Client) LastEvent(ctx context.Context, stream string) (schemas.Event, error) {
 	msg, err := c.lastMsg(ctx, stream, schemas.AllObjects)
 	if err != nil {
 		return schemas.Event{}, err
 	}
-	return parseStored(msg)
+	last, err := parseStored(msg)
+	if err != nil || stream != StreamArchive {
+		return last, err
+	}
+	head, err := c.Head(ctx, stream)
+	if n := len(head.holes); err != nil || n == 0 || head.holes[n-1].From < last.Seq {
+		return last, err
+	}
+	err = c.scanArchive(ctx, scan{stream: stream, filter: schemas.AllObjects, from: last.Seq + 1}, func(e schemas.Event) error {
+		if !lost(e) {
+			last = e
+		}
+		return nil
+	})
+	return last, err
 }

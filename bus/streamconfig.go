@@ -57,6 +57,6 @@ func differs(have, want jetstream.StreamConfig) bool {
 		have.MaxAge != want.MaxAge || limit(have.MaxBytes) != limit(want.MaxBytes) ||
 		limit(have.MaxMsgsPerSubject) != limit(want.MaxMsgsPerSubject) ||
 		have.AllowDirect != want.AllowDirect || have.AllowMsgTTL != want.AllowMsgTTL ||
-		have.Metadata[epochKey] != want.Metadata[epochKey] || have.Metadata[partialKey] != want.Metadata[partialKey] ||
+		have.Metadata[epochKey] != want.Metadata[epochKey] || have.Metadata[partialKey] != want.Metadata[partialKey] || have.Metadata[holesKey] != want.Metadata[holesKey] ||
 		!slices.Equal(have.Subjects, want.Subjects) || !reflect.DeepEqual(have.RePublish, want.RePublish)
 }

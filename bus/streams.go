@@ -55,6 +55,15 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	if err != nil {
 		return Streams{}, err
 	}
+	for _, packs := range []jetstream.StreamConfig{packsConfig(cfg), mendedConfig(cfg)} {
+		have, err := c.existing(ctx, packs.Name)
+		if err == nil {
+			err = c.makeStream(ctx, have, packs)
+		}
+		if err != nil {
+			return Streams{}, err
+		}
+	}
 	for _, mirror := range mirrors(cfg) {
 		partial, err := c.makeMirror(ctx, mirror, made.Epoch)
 		if err != nil {
@@ -63,13 +72,6 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 		made.Partial = made.Partial || partial
 	}
 	if err := c.makeKeyframes(ctx); err != nil {
-		return Streams{}, err
-	}
-	packs, err := c.existing(ctx, StreamPacks)
-	if err == nil {
-		err = c.makeStream(ctx, packs, packsConfig(cfg))
-	}
-	if err != nil {
 		return Streams{}, err
 	}
 	info, err := c.existing(ctx, StreamRelay)
@@ -209,6 +211,11 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 	if partial {
 		cfg.Metadata[partialKey] = "true"
 	}
+	if have != nil && cfg.Name == StreamArchive {
+		if cfg.Metadata[holesKey], err = c.mendArchive(ctx, have); err != nil {
+			return false, err
+		}
+	}
 	err = c.makeStream(ctx, have, cfg)
 	if err == nil && dropped && cfg.Name == StreamState {
 		err = c.WaitMirror(ctx, cfg.Name) // who lists from it now would miss objects
@@ -216,9 +223,8 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 	return partial, err
 }
 
-// soundMirror is a mirror as it is, nil if there is none. One that has lost messages is
-// deleted first, so that it is made again of what HISTORY has. What lies before that is no
-// longer held, which its readers are told.
+// soundMirror is a mirror as it is, nil if there is none. A STATE that has lost messages is
+// deleted first, so that it is made again of what HISTORY has.
 func (c *Client) soundMirror(ctx context.Context, name string) (have *jetstream.StreamInfo, dropped bool, err error) {
 	if have, err = c.existing(ctx, name); err != nil || have == nil {
 		return nil, false, err
@@ -259,7 +265,7 @@ func (c *Client) statePartial(ctx context.Context, have *jetstream.StreamInfo) (
 // DropStreams deletes all streams. What they held can be made again from etcd,
 // except for the past.
 func (c *Client) DropStreams(ctx context.Context) error {
-	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamPacks, StreamArchive, StreamRelay, StreamHistory} {
+	for _, name := range []string{StreamState, StreamLastN, StreamKeyframes, StreamPacks, StreamMended, StreamArchive, StreamRelay, StreamHistory} {
 		if err := c.dropStream(ctx, name); err != nil {
 			return err
 		}

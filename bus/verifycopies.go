@@ -53,7 +53,14 @@ func (k *copyCheck) beside(ctx context.Context, s scan, fn func(ctx context.Cont
 	k.original = original
 	g.Go(func() error {
 		defer close(original)
-		return k.c.scan(ctx, s, func(e schemas.Event) error {
+		read := k.c.scan
+		if s.stream == StreamArchive {
+			read = k.c.scanArchive
+		}
+		return read(ctx, s, func(e schemas.Event) error {
+			if lost(e) {
+				return nil
+			}
 			select {
 			case original <- e:
 				return nil
@@ -84,6 +91,13 @@ func (k *copyCheck) peek() *schemas.Event {
 // skip leaves out what the original has before a sequence.
 func (k *copyCheck) skip(to uint64) {
 	for e := k.peek(); e != nil && e.Seq < to; e = k.peek() {
+		k.next = nil
+	}
+}
+
+// pass leaves out what the original has of a gap that the copy names.
+func (k *copyCheck) pass(gap schemas.Event) {
+	for e := k.peek(); e != nil && e.Rev < gap.Rev; e = k.peek() {
 		k.next = nil
 	}
 }
@@ -145,6 +159,15 @@ func (c *Client) verifyArchive(ctx context.Context, r *Report) error {
 	if err := c.WaitMirror(patient, StreamArchive); err != nil && patient.Err() == nil {
 		return err // a mirror that does not come is told by what it lacks
 	}
+	err := c.Gaps(ctx, func(e schemas.Event) error {
+		if lost(e) {
+			r.Gaps = append(r.Gaps, e)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	history, err := c.Head(ctx, StreamHistory)
 	if err != nil {
 		return err
@@ -167,7 +190,13 @@ func (c *Client) verifyArchive(ctx context.Context, r *Report) error {
 		}
 	}
 	return k.beside(ctx, scan{stream: StreamHistory, filter: schemas.AllObjects, from: from}, func(ctx context.Context) error {
-		err := c.scan(ctx, scan{stream: StreamArchive, filter: schemas.AllObjects, from: from}, upTo(func(e schemas.Event) error { return k.has(ctx, e) }))
+		err := c.scanArchive(ctx, scan{stream: StreamArchive, filter: schemas.AllObjects, from: from}, upTo(func(e schemas.Event) error {
+			if lost(e) {
+				k.pass(e)
+				return nil
+			}
+			return k.has(ctx, e)
+		}))
 		if err != nil {
 			return err
 		}

@@ -38,7 +38,7 @@ func (b *testBus) replace(t *testing.T, packs *packs, change func([]byte) []byte
 	require.NoError(t, packs.stream.Purge(t.Context()))
 	kept[2].body = change(kept[2].body)
 	for _, p := range kept {
-		require.NoError(t, packs.append(t.Context(), p.from, p.to, p.body))
+		require.NoError(t, packs.append(t.Context(), p, 0))
 	}
 }
 

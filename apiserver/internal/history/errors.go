@@ -22,6 +22,8 @@ type Gap struct {
 	From   Instant `json:"from"`
 	To     Instant `json:"to"`
 	Reason string  `json:"reason"`
+	// behind is the first change that is held behind a gap that no resync closed, else 0.
+	behind int64
 }
 
 // Error refuses an instant, and says what can be had.

@@ -158,6 +158,7 @@ func (h *History) look(ctx context.Context) (*held, error) {
 		return nil, err
 	}
 	found.conclude()
+	found.extend(Instant{Rev: h.parts.Feed.Revision() + 1, Time: h.Now().UTC()})
 	return found, nil
 }
 
@@ -196,8 +197,40 @@ func (h *held) complete() int64 {
 	return h.first.Rev
 }
 
+// extend makes gaps that no resync closed end with the next keyframe: until then nobody
+// knows what changed in them. Without one they last until next, the instant to come.
+func (h *held) extend(next Instant) {
+	for i := range h.gaps {
+		g := &h.gaps[i]
+		if g.behind == 0 {
+			continue
+		}
+		g.To = next
+		for _, k := range h.frames {
+			if k.Rev >= g.behind {
+				g.To = Instant{Rev: k.Rev, Time: k.Time}
+				break
+			}
+		}
+	}
+}
+
+// across is the gap that lies between two changes that follow each other in the log.
+func (h *held) across(before, behind schemas.Event) *Gap {
+	for i := range h.gaps {
+		if g := &h.gaps[i]; g.behind != 0 && before.Rev <= g.From.Rev+1 && behind.Rev >= g.behind {
+			return g
+		}
+	}
+	return nil
+}
+
 func gapOf(e schemas.Event) Gap {
-	return Gap{From: Instant{Rev: e.PrevRev}, To: Instant{Rev: e.Rev, Time: e.Recorded}, Reason: gapReason(e)}
+	g := Gap{From: Instant{Rev: e.PrevRev}, To: Instant{Rev: e.Rev, Time: e.Recorded}, Reason: gapReason(e)}
+	if e.Resync == 0 {
+		g.behind = e.Rev
+	}
+	return g
 }
 
 // eventTime is when a change was made: by its writer's clock if that is known.

@@ -20,30 +20,28 @@ import (
 // rig is a history on a bus, and what its log should say.
 type rig struct {
 	*History
-	client *bus.Client
-	window *bus.Window
-	live   *upToDate
-	view   *view.View
-	epoch  string
-	clock  time.Time
-	truth  map[int64]map[string]int64 // revision by key, at every revision
-	now    map[string]int64
+	dir     string
+	streams bus.StreamsConfig
+	server  *bus.Server
+	client  *bus.Client
+	window  *bus.Window
+	live    *upToDate
+	view    *view.View
+	epoch   string
+	clock   time.Time
+	truth   map[int64]map[string]int64 // revision by key, at every revision
+	now     map[string]int64
 }
 
 func newRig(t *testing.T, change ...func(*bus.StreamsConfig)) *rig {
 	t.Helper()
-	server, err := bus.NewServer(bus.DefaultServerConfig(t.TempDir()), zerolog.Nop())
-	require.NoError(t, err)
-	require.NoError(t, server.Start(t.Context()))
-	t.Cleanup(server.Close)
 	streams := bus.DefaultStreamsConfig()
 	for _, f := range change {
 		f(&streams)
 	}
-	r := &rig{live: &upToDate{rev: 1}, truth: map[int64]map[string]int64{}, now: map[string]int64{}, clock: time.Now().Add(-time.Hour).UTC().Truncate(time.Second)}
-	r.client, err = bus.Connect(t.Context(), bus.ClientConfig{Name: "test", Server: server, Streams: streams}, zerolog.Nop())
-	require.NoError(t, err)
-	t.Cleanup(r.client.Close)
+	r := &rig{dir: t.TempDir(), streams: streams,
+		live: &upToDate{rev: 1}, truth: map[int64]map[string]int64{}, now: map[string]int64{}, clock: time.Now().Add(-time.Hour).UTC().Truncate(time.Second)}
+	r.startBus(t)
 	made, err := r.client.MakeStreams(t.Context(), 1, 1)
 	require.NoError(t, err)
 	r.epoch = made.Epoch

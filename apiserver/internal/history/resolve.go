@@ -177,6 +177,9 @@ func (h *History) resolveTime(ctx context.Context, at time.Time, held *held) (In
 			return Instant{}, false, &Error{Kind: InGap, Gap: gap}
 		}
 	}
+	if gap := held.across(before, behind); gap != nil {
+		return Instant{}, false, &Error{Kind: InGap, Gap: gap}
+	}
 	rev := before.Rev
 	if before.Seq != 0 && !before.Last() {
 		rev-- // the rest of this revision was recorded later
