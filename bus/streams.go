@@ -13,7 +13,8 @@ import (
 
 // Keys in the metadata of streams: the epoch, where HISTORY began when a mirror
 // was made, whether STATE lacks objects because it was made after HISTORY had
-// dropped messages, and whether HISTORY was made because an older one had lost its end.
+// dropped messages, and whether HISTORY was made because an older one was gone or had lost
+// its end.
 const (
 	epochKey   = "rutter.epoch"
 	firstKey   = "rutter.first"
@@ -28,8 +29,8 @@ type Streams struct {
 	// Partial says that STATE lacks objects. A resync must bring them, and call
 	// StateComplete when it has.
 	Partial bool
-	// Cut says that HISTORY was made because an older one had lost its end. What the mirrors
-	// have of that may be all there was.
+	// Cut says that HISTORY was made because an older one was gone or had lost its end. What
+	// the mirrors have of that may be all there was.
 	Cut bool
 }
 
@@ -119,7 +120,8 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (St
 	case err != nil:
 		return Streams{}, err
 	case info == nil:
-		return c.createHistory(ctx, 0, cluster, rev, false)
+		// Whether somebody deleted it or a disk lost it: the mirrors may have all it had.
+		return c.createHistory(ctx, 0, cluster, rev, true)
 	}
 	have := Streams{Epoch: info.Config.Metadata[epochKey], Cut: info.Config.Metadata[cutKey] != ""}
 	if clusterOf(have.Epoch) != formatCluster(cluster) {
@@ -170,17 +172,18 @@ func (c *Client) remakeHistory(ctx context.Context, floor, cluster uint64, rev i
 // the mirrors there are.
 func (c *Client) createHistory(ctx context.Context, floor, cluster uint64, rev int64, cut bool) (Streams, error) {
 	first := max(uint64(max(rev, 1))*sequencesPerRevision, floor) + sequenceStep
+	mirrored := false
 	for _, name := range []string{StreamState, StreamArchive, StreamLastN} {
 		info, err := c.existing(ctx, name)
 		if err != nil {
 			return Streams{}, err
 		}
 		if info != nil {
-			first = max(first, info.State.LastSeq+sequenceStep)
+			first, mirrored = max(first, info.State.LastSeq+sequenceStep), true
 		}
 	}
 	first = first/sequenceStep*sequenceStep + 1
-	made := Streams{Epoch: formatCluster(cluster) + "." + strconv.FormatInt(time.Now().UnixMicro(), 16), Cut: cut}
+	made := Streams{Epoch: formatCluster(cluster) + "." + strconv.FormatInt(time.Now().UnixMicro(), 16), Cut: cut && mirrored}
 	_, err := c.js.CreateStream(ctx, historyConfig(c.cfg.Streams, made, first))
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):

@@ -134,8 +134,12 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 			return plan{}, err
 		}
 	}
-	if held.head.Trimmed && behind.Seq == held.first.Seq && held.complete() > seen+1 && held.first.Type != schemas.Gap {
-		p.gap = &schemas.Event{Rev: held.complete(), Cnt: 1, Type: schemas.Gap, PrevRev: max(seen, 0), Epoch: held.head.Epoch,
+	whole := held.whole()
+	if q.Since != nil && p.since == held.oldest.Rev {
+		seen = max(seen, min(whole, p.since)) // begins with a state that is held
+	}
+	if held.head.Trimmed && behind.Seq == held.first.Seq && whole > seen && held.first.Type != schemas.Gap {
+		p.gap = &schemas.Event{Rev: whole + 1, Cnt: 1, Type: schemas.Gap, PrevRev: max(seen, 0), Epoch: held.head.Epoch,
 			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`)}
 	}
 	return p, nil

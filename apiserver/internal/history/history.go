@@ -189,12 +189,17 @@ func (h *held) usable() []bus.Keyframe {
 	return nil
 }
 
-// complete is the revision from which on the log has every change.
-func (h *held) complete() int64 {
-	if h.head.After != 0 {
-		return h.head.After + 1
+// whole is a revision behind which the log has every change. A keyframe before the first
+// change is usable only if nothing is lost between the two.
+func (h *held) whole() int64 {
+	switch {
+	case h.head.After != 0:
+		return h.head.After
+	case len(h.frames) > 0:
+		return min(h.first.Rev-1, h.frames[0].Rev)
+	default:
+		return h.first.Rev - 1
 	}
-	return h.first.Rev
 }
 
 // extend makes gaps that no resync closed end with the next keyframe: until then nobody

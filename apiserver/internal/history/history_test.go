@@ -263,6 +263,11 @@ func TestTrimmedLogBeginsWithItsFirstKeyframe(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, schemas.Gap, gap.Type, "what is missing is told first")
 	require.Equal(t, first-1, gap.PrevRev)
+	var begins schemas.Event
+	err = r.Events(t.Context(), Query{Key: schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}, Since: &Point{Rev: held.oldest.Rev, Text: "oldest"}},
+		func(e schemas.Event) error { begins = e; return ErrStop })
+	require.NoError(t, err)
+	require.NotEqual(t, schemas.Gap, begins.Type, "the oldest instant is held")
 	for name, tc := range map[string]struct {
 		behind Place
 		want   int64 // where the gap begins, -1 if there is none

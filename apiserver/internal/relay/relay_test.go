@@ -260,13 +260,45 @@ func TestLostStreamIsNamedAndRebuilt(t *testing.T) {
 	r.verify(t)
 	kill()
 	require.NoError(t, r.client.DeleteStream(t.Context(), bus.StreamHistory))
-	r.churn(t, 41, 100)
+	r.Compact(t.Context(), t, r.churn(t, 41, 100))
 	r.start(t)
 	r.churn(t, 42, 100)
 	report := r.verify(t)
 	require.Len(t, report.Gaps, 1)
 	require.Equal(t, last, report.Gaps[0].PrevRev)
 	require.Contains(t, string(report.Gaps[0].Object), "lost")
+}
+
+// TestDeletedStreamThatLostNothing: the mirrors have all of it, and etcd what came after.
+func TestDeletedStreamThatLostNothing(t *testing.T) {
+	r := newRig(t)
+	_, kill := r.start(t)
+	last := r.churn(t, 40, 300)
+	r.verify(t)
+	for _, mirror := range []string{bus.StreamState, bus.StreamArchive} {
+		require.NoError(t, r.client.WaitMirror(t.Context(), mirror))
+	}
+	kill()
+	require.NoError(t, r.client.DeleteStream(t.Context(), bus.StreamHistory))
+	r.churn(t, 41, 100)
+	r.start(t)
+	r.churn(t, 42, 100)
+	require.Empty(t, r.verify(t).Gaps)
+	r.tellsOnce(t, last+1)
+}
+
+// tellsOnce checks that the archive has every change once, that of a revision too, and no
+// gap.
+func (r *rig) tellsOnce(t *testing.T, rev int64) {
+	t.Helper()
+	revs := map[int64]int{}
+	require.NoError(t, r.client.ReadRange(t.Context(), bus.Range{}, func(e schemas.Event) error {
+		require.NotEqual(t, schemas.Gap, e.Type)
+		revs[e.Rev]++
+		require.LessOrEqual(t, revs[e.Rev], e.Cnt, "nothing comes twice")
+		return nil
+	}))
+	require.Contains(t, revs, rev)
 }
 
 // cut takes the second half of the newest file of a stream, as a broken disk may.
@@ -314,14 +346,7 @@ func TestStreamThatLostItsEnd(t *testing.T) {
 				require.Equal(t, last, report.Gaps[0].PrevRev)
 				return
 			}
-			revs := map[int64]int{}
-			require.NoError(t, r.client.ReadRange(t.Context(), bus.Range{}, func(e schemas.Event) error {
-				require.NotEqual(t, schemas.Gap, e.Type)
-				revs[e.Rev]++
-				require.LessOrEqual(t, revs[e.Rev], e.Cnt, "nothing comes twice")
-				return nil
-			}))
-			require.Contains(t, revs, last+1)
+			r.tellsOnce(t, last+1)
 		})
 	}
 }
