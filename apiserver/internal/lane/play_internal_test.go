@@ -194,7 +194,7 @@ func (p *play) end(id uint32) {
 	p.mu.Lock()
 	lane := p.sent[id].lane
 	p.mu.Unlock()
-	if lane != nil && !lane.Close() {
+	if lane != nil && !lane.Close(true) {
 		p.fail(fmt.Errorf("stream %d is torn", id))
 	}
 	p.mu.Lock()

@@ -85,7 +85,7 @@ func TestLanesBesideLargeAnswers(t *testing.T) {
 		if !ok {
 			return
 		}
-		defer stream.Close()
+		defer stream.Close(true)
 		for n := 1; len(body) > 0; n = n*7%40000 + 1 {
 			wrote, err := stream.Write(body[:min(n, len(body))])
 			if err != nil {
@@ -148,7 +148,7 @@ func TestWhoHasNoLane(t *testing.T) {
 				headers(w)
 				stream, ok := lane.Open(r.Context())
 				if ok {
-					stream.Close()
+					stream.Close(true)
 				}
 				has <- ok
 			})
@@ -180,7 +180,7 @@ func TestNoContinueIsSentBeforeALane(t *testing.T) {
 		go func() { defer close(answered); headers(w) }()
 		_, _ = stream.Write([]byte("answer"))
 		<-answered
-		stream.Close()
+		stream.Close(true)
 	})
 	r := dial(t, s)
 	r.ask(1, "/", [2]string{"expect", "100-continue"})
@@ -204,7 +204,7 @@ func TestAStalledLaneHoldsUpNoOther(t *testing.T) {
 		if !ok {
 			return
 		}
-		defer stream.Close()
+		defer stream.Close(true)
 		var err error
 		for n := 0; err == nil && (r.URL.Path == "/stalled" || n < 8<<20); n += 1 << 10 {
 			_, err = stream.Write(make([]byte, 1<<10))
@@ -240,7 +240,7 @@ func TestATornWriteIsTold(t *testing.T) {
 			_, _ = stream.Write(make([]byte, 64<<20)) // more than the client's window
 		}
 		<-ctx.Done()
-		good := stream.Close()
+		good := stream.Close(true)
 		whole <- good
 		if !good {
 			panic(http.ErrAbortHandler)
@@ -335,7 +335,7 @@ func endless(ended chan<- error) http.HandlerFunc {
 			ended <- errors.New("no lane")
 			return
 		}
-		defer stream.Close()
+		defer stream.Close(true)
 		for {
 			if _, err := stream.Write(make([]byte, 5000)); err != nil {
 				ended <- err
@@ -395,7 +395,7 @@ func TestShutdownWaitsForLanes(t *testing.T) {
 		if stream, ok := lane.Open(r.Context()); ok {
 			<-stop
 			_, _ = stream.Write([]byte("last"))
-			stream.Close()
+			stream.Close(true)
 		}
 	}))
 	outer.EnableHTTP2 = true

@@ -77,14 +77,15 @@ func (s *Stream) cut() {
 	s.wake()
 }
 
-// Close ends writing. It is false if the client still listens and has a part of what was
-// written last: then the handler must not end the response as if that were whole.
-func (s *Stream) Close() bool {
+// Close ends writing. Whole says that everything has been written. It is false if the client
+// still listens and has a part of that, or of what was written last: then the handler must
+// not end the response as if it were whole.
+func (s *Stream) Close(whole bool) bool {
 	s.stop()
 	s.cut()
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
-	return !s.torn || s.over
+	return whole && !s.torn || s.over
 }
 
 // Write implements io.Writer. It returns when the bytes are on their way, in order; it waits

@@ -29,6 +29,7 @@ type ask struct {
 	selector view.Selector
 	options  storage.ListOptions // of a LIST
 	query    url.Values
+	past     int // bytes of the answer that the ResponseWriter has not seen
 }
 
 var (

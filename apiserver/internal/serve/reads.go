@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/metrics"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/endpoints/responsewriter"
 	"k8s.io/apiserver/pkg/registry/rest"
 	storeerrors "k8s.io/apiserver/pkg/storage/errors"
 	"k8s.io/apiserver/pkg/warning"
@@ -78,15 +79,24 @@ func newPlain(gvr schema.GroupVersionResource, s Stored) *plain {
 	return &plain{gvr: gvr, stored: s, head: []byte(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, s.Kind, gvr.GroupVersion()))}
 }
 
-// handler serves one request, counted.
+// handler serves one request, counted as upstream's handlers are, which can't be used: they
+// know only what the ResponseWriter has seen.
 func (p *plain) handler(a *ask, verb string) http.HandlerFunc {
 	scope := "cluster"
 	if p.stored.Namespaced {
 		scope = "namespace"
 	}
 	serve := map[string]func(*ask, http.ResponseWriter, *http.Request){"get": p.get, "list": p.list, "watch": p.watch}[verb]
-	return metrics.InstrumentHandlerFunc(strings.ToUpper(verb), p.gvr.Group, p.gvr.Version, p.gvr.Resource, "", scope, "apiserver", false, "",
-		func(w http.ResponseWriter, req *http.Request) { serve(a, w, req) })
+	return func(w http.ResponseWriter, req *http.Request) {
+		received, ok := request.ReceivedTimestampFrom(req.Context())
+		if !ok {
+			received = time.Now()
+		}
+		counted := &metrics.ResponseWriterDelegator{ResponseWriter: w}
+		serve(a, responsewriter.WrapForHTTP1Or2(counted), req)
+		metrics.MonitorRequest(req, strings.ToUpper(verb), p.gvr.Group, p.gvr.Version, p.gvr.Resource, "", scope, metrics.APIServerComponent, false, "",
+			counted.Status(), counted.ContentLength()+a.past, time.Since(received))
+	}
 }
 
 func (r *reads) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -240,11 +250,13 @@ func (p *plain) list(a *ask, w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	out := answer{w: w, req: req, mediaType: a.form.mediaType(false), plain: a.form.kind(true) == jsonWhole{}.kind(true)}
-	if err := a.form.list(page, out.write); err != nil && !out.begun {
+	err = a.form.list(page, out.write)
+	if err != nil && !out.begun {
 		p.fail(w, req, err, "")
 		return
 	}
-	out.close()
+	out.end(err)
+	a.past = out.past
 }
 
 func (p *plain) listKind() string {

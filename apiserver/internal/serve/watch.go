@@ -56,7 +56,7 @@ func (p *plain) watch(a *ask, w http.ResponseWriter, req *http.Request) {
 	if direct, ok := lane.Open(ctx); ok {
 		s.w, s.flush = direct, func() {}
 		defer func() {
-			if !direct.Close() {
+			if !direct.Close(true) {
 				panic(http.ErrAbortHandler) // the client must not take a part of an event for the end
 			}
 		}()

@@ -28,33 +28,54 @@ type heap struct {
 	allocated uint64 // ever
 }
 
-// shouldGiveBack decides on two looks, one after the other.
-func shouldGiveBack(before, now heap) bool {
+// giver decides when to give back.
+type giver struct {
+	before heap // at the last look
+	// left is what was held, and lived, when the last try was over that gained too little:
+	// what holes between objects hold can't be given back, and trying costs as much again.
+	left heap
+}
+
+// due decides on a look.
+func (g *giver) due(now heap) bool {
+	before := g.before
+	g.before = now
 	if now.allocated-before.allocated > quietBytes || now.held < now.live {
 		return false
 	}
-	gain := now.held - now.live
-	return gain >= worthBytes && gain >= now.live/worthShare
+	if !worth(now.held-now.live, now.live) {
+		return false
+	}
+	grown, freed := now.held > g.left.held, g.left.live > now.live
+	return grown && worth(now.held-g.left.held, now.live) || freed && worth(g.left.live-now.live, now.live)
 }
+
+// tried notes what giving back has gained.
+func (g *giver) tried(before, after heap) {
+	g.before, g.left = after, heap{}
+	if before.held < after.held || !worth(before.held-after.held, after.live) {
+		g.left = after
+	}
+}
+
+func worth(gain, live uint64) bool { return gain >= worthBytes && gain >= live/worthShare }
 
 // giveBack looks at the heap until the context ends.
 func giveBack(ctx context.Context) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	before := readHeap()
+	g := giver{before: readHeap()}
 	for {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		now := readHeap()
-		if shouldGiveBack(before, now) {
+		if now := readHeap(); g.due(now) {
 			runtime.GC() // what pools hold survives one collection
 			debug.FreeOSMemory()
-			now = readHeap()
+			g.tried(now, readHeap())
 		}
-		before = now
 	}
 }
 
