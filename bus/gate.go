@@ -29,6 +29,10 @@ const (
 	maxCreateRequest = 8 << 10
 	maxConsumersEach = 5000 // of one user, who may be many agents
 	maxCreating      = 64   // at a time, of all
+	// maxAsking and maxAskingBytes are how many more may wait; others get no answer. The
+	// largest message fits, so that it is refused with a reason.
+	maxAsking      = 16_384
+	maxAskingBytes = 16 << 20
 )
 
 // gate reads the requests for consumers that come from the account EDGE, and hands on those
@@ -51,14 +55,20 @@ type gate struct {
 // openGate connects in the process and begins to answer.
 func openGate(s *Server) (*gate, error) {
 	nc, err := nats.Connect("", nats.Name("gate"), nats.InProcessServer(s.nats), nats.UserInfo(coreUser, s.password(coreUser)),
-		nats.MaxReconnects(-1), nats.Timeout(requestTimeout))
+		nats.MaxReconnects(-1), nats.Timeout(requestTimeout),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			s.clients.Warn().Err(err).Msg("gate does not keep up with requests")
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("bus: gate: %w", err)
 	}
-	g := &gate{nc: nc, log: s.log.Sample(rarely()), made: map[string]map[string]bool{}}
+	g := &gate{nc: nc, log: s.clients, made: map[string]map[string]bool{}}
 	g.work.SetLimit(maxCreating)
 	if g.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout)); err == nil {
-		_, err = nc.Subscribe(gateAPI+">", g.take)
+		var requests *nats.Subscription
+		if requests, err = nc.Subscribe(gateAPI+">", g.take); err == nil {
+			err = requests.SetPendingLimits(maxAsking, maxAskingBytes)
+		}
 	}
 	if err == nil {
 		_, err = nc.Subscribe(turnSubject, s.answerTurn)

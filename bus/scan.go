@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
@@ -130,6 +131,9 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 	}
 	lost := c.whenLost()
 	consumer, err := c.js.CreateOrUpdateConsumer(ctx, s.stream, s.config(name))
+	if c.cfg.edge() && errors.Is(err, nats.ErrNoResponders) {
+		err = fmt.Errorf("nobody answers requests for consumers; only the bus of `rutter up` does: %w", err)
+	}
 	if err != nil {
 		return fail(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,11 @@ type Server struct {
 	nats   *natsserver.Server
 	gate   *gate // nil until it is started
 	turn   atomic.Uint64
+	// maxPending bounds what waits for the clients of EDGE; fixed but in tests.
+	maxPending int
+	clients    zerolog.Logger // of what clients may cause, and so bounded
+	stop       context.CancelFunc
+	work       sync.WaitGroup // what runs until stop
 	// traffic is what the clients of this process publish.
 	traffic *traffic
 }
@@ -81,7 +87,8 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	if _, err := rand.Read(secret); err != nil {
 		return nil, fmt.Errorf("bus: make secret: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic()}
+	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(), maxPending: maxPending}
+	s.clients = s.log.Sample(rarely())
 	opts, err := s.options()
 	if err != nil {
 		return nil, err
@@ -109,6 +116,7 @@ func (s *Server) options() (*natsserver.Options, error) {
 	opts.MaxPayload = s.cfg.MaxPayload
 	opts.MaxPending = max(natsserver.MAX_PENDING_SIZE, 4*int64(s.cfg.MaxPayload))
 	opts.MaxSubs = maxSubscriptions
+	opts.MaxConn = maxConnections
 	opts.DisableShortFirstPing = true
 	opts.CustomClientAuthentication = &authenticator{
 		server: s,
@@ -142,6 +150,9 @@ func (s *Server) options() (*natsserver.Options, error) {
 // maxSubscriptions bounds what one connection may subscribe to, each of which takes memory.
 const maxSubscriptions = 10_000
 
+// maxConnections bounds connections, each of which takes some 50 kB with TLS.
+const maxConnections = 20_000
+
 // rarely lets some lines through each minute: clients that are refused again and again would
 // fill the disk.
 func rarely() zerolog.Sampler { return &zerolog.BurstSampler{Burst: 60, Period: time.Minute} }
@@ -165,6 +176,8 @@ func (s *Server) Start(ctx context.Context) error {
 		s.Close()
 		return err
 	}
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.work.Go(func() { s.boundPending(ctx) })
 	s.log.Info().Str("address", s.Address()).Dur("took", time.Since(started)).Msg("bus is up")
 	return nil
 }
@@ -208,6 +221,10 @@ func (s *Server) waitReady(ctx context.Context) error {
 
 // Close stops the server and waits until it is gone.
 func (s *Server) Close() {
+	if s.stop != nil {
+		s.stop()
+		s.work.Wait()
+	}
 	if s.gate != nil {
 		s.gate.close()
 	}
@@ -267,6 +284,17 @@ func (s *Server) diskError() error {
 
 // Recover brings the streams back after the disk was full. It is an error as long as the
 // reason lasts.
+//
+// From then on each request to JetStream's API is carried out once more for every time the
+// streams came back (nats-server 2.15.2: setJetStreamExportSubs subscribes to $JS.API.> anew,
+// shutdownJetStream leaves the old subscription, whose dispatcher hands requests to the same
+// server). Nothing outside of the server can end that subscription. A new server in the same
+// process would: it would also end all connections in the process and give up its port for
+// as long as streams are read from disk, which no client that can follow one server is made
+// for. So requests must bear it: consumers are named by who asks for them, and what is made
+// behind what was deleted may be deleted with it, which the relay, as after any other loss
+// of an empty stream, makes again when it starts over. Publishing and reading are no such
+// requests.
 func (s *Server) Recover() error {
 	on := s.nats.JetStreamEnabled()
 	if !s.nats.Running() || on && !s.gaveUp() {

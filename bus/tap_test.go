@@ -200,25 +200,6 @@ func TestLogHasOneObjectsChangesAndTheGapsBetween(t *testing.T) {
 	require.ErrorIs(t, b.Log(t.Context(), pod("none"), nil), ErrNotFound)
 }
 
-func TestBeforeIsTheObjectsLastEvent(t *testing.T) {
-	b := startBus(t)
-	first := b.send(t, schemas.Added, pod("a"), 1)
-	b.send(t, schemas.Added, pod("b"), 1)
-	b.send(t, schemas.Modified, pod("a"), 2)
-	b.flush(t)
-	b.settle(t, StreamArchive)
-	var events []schemas.Event
-	require.NoError(t, b.Log(t.Context(), pod("a"), func(e schemas.Event) error {
-		events = append(events, e)
-		return nil
-	}))
-	before, err := b.Before(t.Context(), events[1])
-	require.NoError(t, err)
-	require.Equal(t, first, before.Rev)
-	_, err = b.Before(t.Context(), events[0])
-	require.ErrorIs(t, err, ErrNotFound)
-}
-
 // TestTapThatStopsReadingHoldsUpNobody: a client that does not take its events, and later
 // does.
 func TestTapThatStopsReadingHoldsUpNobody(t *testing.T) {

@@ -78,7 +78,7 @@ func runTap(cmd *cobra.Command, f tapFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := eventWriter(cmd.OutOrStdout(), f.output, nil); err != nil {
+	if err := checkForm(f.output); err != nil {
 		return err
 	}
 	s, err := f.connect()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,8 +54,16 @@ func eventWriter(w io.Writer, form string, before func(schemas.Event) (schemas.E
 	case "diff":
 		return diffEvents(w, liveClock, before), nil
 	default:
-		return nil, fmt.Errorf("--output %q: want %s", form, strings.Join(eventForms, ", "))
+		return nil, checkForm(form)
 	}
+}
+
+// checkForm refuses what eventWriter does not know.
+func checkForm(form string) error {
+	if slices.Contains(eventForms, form) {
+		return nil
+	}
+	return fmt.Errorf("--output %q: want %s", form, strings.Join(eventForms, ", "))
 }
 
 const rowFormat = "%-*s %-9s %-9s %-58s %-32s %-7s %s\n"

@@ -265,11 +265,14 @@ func (l *benchLog) tap(b *testing.B) <-chan int64 {
 	b.Helper()
 	c, err := bus.Connect(b.Context(), bus.ClientConfig{Name: "tap", Server: l.server}, zerolog.Nop())
 	require.NoError(b, err)
+	head, err := c.Head(b.Context(), bus.StreamArchive)
+	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(b.Context())
 	seen, ready, done := make(chan int64, 1), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = c.Tap(ctx, bus.TapOptions{Ready: func() { close(ready) }}, func(e schemas.Event) error { // it is cut off
+		live := bus.Range{From: head.Seq + 1, Follow: true, Ready: sync.OnceFunc(func() { close(ready) })}
+		_ = c.ReadRange(ctx, live, func(e schemas.Event) error { // it is cut off
 			seen <- e.Rev
 			return nil
 		})
