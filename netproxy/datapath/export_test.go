@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -25,5 +26,21 @@ func (d *Datapath) EvictReverseHalves(t testing.TB) {
 		}
 		v.Seen = 0
 		require.NoError(t, d.objs.NpNat.Put(k, v))
+	}
+}
+
+// AgeAffinities makes all affinities older.
+func (d *Datapath) AgeAffinities(t testing.TB, by time.Duration) {
+	t.Helper()
+	var key bpf.NetproxyAffinityKey
+	var val bpf.NetproxyAffinity
+	all := map[bpf.NetproxyAffinityKey]bpf.NetproxyAffinity{}
+	for it := d.objs.NpAffinity.Iterate(); it.Next(&key, &val); {
+		all[key] = val
+	}
+	require.NotEmpty(t, all)
+	for k, v := range all {
+		v.Seen -= uint64(by) // may pass the machine's start: the programs reckon differences
+		require.NoError(t, d.objs.NpAffinity.Put(k, v))
 	}
 }

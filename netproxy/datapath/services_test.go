@@ -127,24 +127,6 @@ func TestUnknownPortOfServiceIsRefused(t *testing.T) {
 	})
 }
 
-func TestAffinityKeepsTheEndpoint(t *testing.T) {
-	c := newCluster(t)
-	for _, v6 := range []bool{false, true} {
-		change := svc("sticky", vip(v6), 8080, c.backends(v6, 0, 1, 2)...)
-		change.Name.Name = vip(v6)
-		for i := range change.Service.Ports {
-			change.Service.Ports[i].ID.Name = change.Name.Name
-			change.Service.Ports[i].Affinity = time.Hour
-		}
-		c.m.apply(change)
-	}
-	families(t, func(t *testing.T, v6 bool) {
-		for _, network := range []string{"tcp", "udp"} {
-			require.Len(t, c.client.Many(network, vipPort(v6, 8080), 30), 1)
-		}
-	})
-}
-
 func TestRemovedServiceIsNoServiceAnyMore(t *testing.T) {
 	c := newCluster(t)
 	c.serve(0)
