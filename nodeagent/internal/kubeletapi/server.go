@@ -279,34 +279,38 @@ func (s *Server) uid(r *http.Request) (string, error) {
 	return have, nil
 }
 
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+// session is the pod of a request to run in or attach to, and the streams that the client wants. It is not ok once a
+// refusal has been written.
+func (s *Server) session(w http.ResponseWriter, r *http.Request) (uid string, streams *remotecommand.Options, ok bool) {
 	uid, err := s.uid(r)
 	if err != nil {
 		s.fail(w, err)
-		return
+		return "", nil, false
 	}
-	opts, err := remotecommand.NewOptions(r)
+	streams, err = remotecommand.NewOptions(r)
 	if err != nil {
 		s.fail(w, fmt.Errorf("%w: %w", ErrBadRequest, err))
+		return "", nil, false
+	}
+	return uid, streams, true
+}
+
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	uid, streams, ok := s.session(w, r)
+	if !ok {
 		return
 	}
 	remotecommand.ServeExec(w, r, s.backend, r.PathValue("pod"), uid, r.PathValue("container"), r.URL.Query()["command"],
-		opts, s.cfg.IdleTimeout, streamCreation, remotecommand.SupportedStreamingProtocols)
+		streams, s.cfg.IdleTimeout, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	uid, err := s.uid(r)
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	opts, err := remotecommand.NewOptions(r)
-	if err != nil {
-		s.fail(w, fmt.Errorf("%w: %w", ErrBadRequest, err))
+	uid, streams, ok := s.session(w, r)
+	if !ok {
 		return
 	}
 	remotecommand.ServeAttach(w, r, s.backend, r.PathValue("pod"), uid, r.PathValue("container"),
-		opts, s.cfg.IdleTimeout, streamCreation, remotecommand.SupportedStreamingProtocols)
+		streams, s.cfg.IdleTimeout, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
