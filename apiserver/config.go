@@ -29,8 +29,8 @@ type Config struct {
 	ServiceCIDR netip.Prefix
 	// DNS is the cluster IP of the DNS service, in ServiceCIDR.
 	DNS netip.Addr
-	// NodePorts is the range of node ports, "30000-32767".
-	NodePorts string
+	// NodePorts is the range of node ports.
+	NodePorts net.PortRange
 	// SealFile holds the key that Secrets are sealed with; it is made if missing.
 	SealFile string
 	// EventTTL is how long Kubernetes Events are kept.
@@ -73,7 +73,7 @@ func DefaultConfig() Config {
 		Listen:      ":6443",
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
 		DNS:         netip.MustParseAddr("10.96.0.10"),
-		NodePorts:   "30000-32767",
+		NodePorts:   net.PortRange{Base: 30000, Size: 2768}, // to 32767
 		EventTTL:    time.Hour,
 		Access:      AccessConfig{Audit: audit.DefaultConfig()},
 		Serving:     DefaultServingConfig(),
@@ -102,11 +102,10 @@ func (c Config) Validate() error {
 		return errors.New("apiserver: Etcd and PKI are required")
 	case c.KeyframeEvents < 1 || c.PastCacheBytes < 1:
 		return errors.New("apiserver: KeyframeEvents and PastCacheBytes must be positive")
+	case c.NodePorts.Base < 1 || c.NodePorts.Size < 1 || c.NodePorts.Base+c.NodePorts.Size > 1<<16:
+		return fmt.Errorf("apiserver: NodePorts from %d on, %d of them, are no range of ports such as 30000-32767", c.NodePorts.Base, c.NodePorts.Size)
 	case c.EventTTL < time.Second:
 		return fmt.Errorf("apiserver: EventTTL %s is less than a second", c.EventTTL)
-	}
-	if _, err := net.ParsePortRange(c.NodePorts); err != nil {
-		return fmt.Errorf("apiserver: NodePorts %q is not a range such as 30000-32767: %w", c.NodePorts, err)
 	}
 	if err := c.Serving.Validate(); err != nil {
 		return fmt.Errorf("apiserver: %w", err)

@@ -23,6 +23,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -308,17 +309,18 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		change func(*apiserver.Config)
 		want   string
 	}{
-		"no id":                {func(c *apiserver.Config) { c.ID = "" }, "ID is empty"},
-		"no address":           {func(c *apiserver.Config) { c.Listen = "" }, "Listen is empty"},
-		"no advertised":        {func(c *apiserver.Config) { c.Advertise = netip.Addr{} }, "Advertise is not an IP address"},
-		"network with host":    {func(c *apiserver.Config) { c.ServiceCIDR = netip.MustParsePrefix("10.96.0.1/16") }, "is not a network"},
-		"DNS outside":          {func(c *apiserver.Config) { c.DNS = netip.MustParseAddr("10.1.0.10") }, "outside ServiceCIDR"},
-		"no seal file":         {func(c *apiserver.Config) { c.SealFile = "" }, "SealFile is empty"},
-		"no etcd":              {func(c *apiserver.Config) { c.Etcd = nil }, "Etcd and PKI are required"},
-		"no pki":               {func(c *apiserver.Config) { c.PKI = nil }, "Etcd and PKI are required"},
-		"events for a moment":  {func(c *apiserver.Config) { c.EventTTL = time.Millisecond }, "EventTTL"},
-		"no keyframes":         {func(c *apiserver.Config) { c.KeyframeEvents = 0 }, "KeyframeEvents"},
-		"node ports backwards": {func(c *apiserver.Config) { c.NodePorts = "ten" }, "NodePorts"},
+		"no id":               {func(c *apiserver.Config) { c.ID = "" }, "ID is empty"},
+		"no address":          {func(c *apiserver.Config) { c.Listen = "" }, "Listen is empty"},
+		"no advertised":       {func(c *apiserver.Config) { c.Advertise = netip.Addr{} }, "Advertise is not an IP address"},
+		"network with host":   {func(c *apiserver.Config) { c.ServiceCIDR = netip.MustParsePrefix("10.96.0.1/16") }, "is not a network"},
+		"DNS outside":         {func(c *apiserver.Config) { c.DNS = netip.MustParseAddr("10.1.0.10") }, "outside ServiceCIDR"},
+		"no seal file":        {func(c *apiserver.Config) { c.SealFile = "" }, "SealFile is empty"},
+		"no etcd":             {func(c *apiserver.Config) { c.Etcd = nil }, "Etcd and PKI are required"},
+		"no pki":              {func(c *apiserver.Config) { c.PKI = nil }, "Etcd and PKI are required"},
+		"events for a moment": {func(c *apiserver.Config) { c.EventTTL = time.Millisecond }, "EventTTL"},
+		"no keyframes":        {func(c *apiserver.Config) { c.KeyframeEvents = 0 }, "KeyframeEvents"},
+		"no node ports":       {func(c *apiserver.Config) { c.NodePorts = utilnet.PortRange{} }, "NodePorts"},
+		"node ports too high": {func(c *apiserver.Config) { c.NodePorts = utilnet.PortRange{Base: 65535, Size: 2} }, "NodePorts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good

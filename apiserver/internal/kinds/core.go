@@ -122,11 +122,7 @@ func (c Config) clusterIPs() (ipallocator.Interface, error) {
 }
 
 func (c Config) nodePorts() (portallocator.Interface, error) {
-	ports, err := utilnet.ParsePortRange(c.NodePorts)
-	if err != nil {
-		return nil, err
-	}
-	allocator, err := portallocator.New(*ports, c.allocations(nodePortAllocations))
+	allocator, err := portallocator.New(c.NodePorts, c.allocations(nodePortAllocations))
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -47,7 +48,7 @@ type Config struct {
 	Audiences authenticator.Audiences
 
 	EventTTL  time.Duration
-	NodePorts string // "30000-32767"
+	NodePorts utilnet.PortRange
 	// Files (PEM) for reaching node agents.
 	ClusterCA, KubeletClientCert, KubeletClientKey string
 	// Components answer componentstatuses, by name; optional.

@@ -69,13 +69,9 @@ func (c Config) allocateInPast(all map[schema.GroupVersion]resources) error {
 	if err != nil {
 		return err
 	}
-	ports, err := utilnet.ParsePortRange(c.NodePorts)
-	if err != nil {
-		return err
-	}
 	pastAllocations{
 		instant: c.Instant, services: services.Store, ranges: ranges.Store,
-		opened: newOneStorage(options, services.Store.Storage.Storage), ports: *ports,
+		opened: newOneStorage(options, services.Store.Storage.Storage), ports: c.NodePorts,
 	}.install()
 	return nil
 }

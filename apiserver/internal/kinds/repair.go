@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/tools/cache"
@@ -43,11 +42,7 @@ var errNoRegistry = errors.New("allocations of node ports can't be read as a who
 
 // NewRepairs must be called before the informers start.
 func NewRepairs(c Config) (*Repairs, error) {
-	portRange, err := utilnet.ParsePortRange(c.NodePorts)
-	if err != nil {
-		return nil, err
-	}
-	allocated, err := c.allocations(nodePortAllocations)(portRange.Size, portRange.String(), 0)
+	allocated, err := c.allocations(nodePortAllocations)(c.NodePorts.Size, c.NodePorts.String(), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +61,7 @@ func NewRepairs(c Config) (*Repairs, error) {
 			return repair{run: loop.RunUntil, forget: h.remove}
 		},
 		func() repair {
-			return repair{run: ports.NewRepair(repairEvery, c.Client.CoreV1(), c.Client.EventsV1(), *portRange, registry).RunUntil}
+			return repair{run: ports.NewRepair(repairEvery, c.Client.CoreV1(), c.Client.EventsV1(), c.NodePorts, registry).RunUntil}
 		},
 	}}, nil
 }
