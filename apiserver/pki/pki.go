@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/rutter-project/rutter/apiserver/wholefile"
 )
 
 // Lifetimes. Leaves are renewed at start once a third of their time is left.
@@ -131,7 +133,7 @@ func (a *Authority) create(cluster string) error {
 		return err
 	}
 	// The certificate is written last: with it there, the authority is whole.
-	if err := writeFile(a.CAFile(), certPEM(der), 0o644); err != nil {
+	if err := wholefile.Write(a.CAFile(), certPEM(der), 0o644); err != nil {
 		return err
 	}
 	return a.read()
@@ -153,7 +155,7 @@ func (a *Authority) Issue(leaf Leaf) (Pair, error) {
 		err = writeKey(pair.KeyFile, key)
 	}
 	if err == nil {
-		err = writeFile(pair.CertFile, certPEM(der), 0o644)
+		err = wholefile.Write(pair.CertFile, certPEM(der), 0o644)
 	}
 	if err != nil {
 		return Pair{}, fmt.Errorf("issue %s: %w", leaf.Name, err)
@@ -315,19 +317,5 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
-}
-
-// writeFile replaces a file as a whole.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".pki-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
 }

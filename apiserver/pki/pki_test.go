@@ -120,7 +120,7 @@ func age(t *testing.T, a *Authority, p Pair, left time.Duration) {
 	template.NotAfter = time.Now().Add(left)
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	require.NoError(t, err)
-	require.NoError(t, writeFile(p.CertFile, certPEM(der), 0o644))
+	require.NoError(t, os.WriteFile(p.CertFile, certPEM(der), 0o644))
 }
 
 func TestLoadTwiceIsOneAuthority(t *testing.T) {

@@ -13,13 +13,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rutter-project/rutter/apiserver/wholefile"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/incident"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/past"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/remote"
@@ -147,7 +147,7 @@ func runBundle(cmd *cobra.Command, f bundleFlags, file string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(file, body); err != nil {
+	if err := wholefile.Write(file, body, 0o600); err != nil {
 		return err
 	}
 	return writeBundleHeader(cmd.OutOrStdout(), f.output, file, int64(len(body)), header)
@@ -258,20 +258,6 @@ func marks() (func(string) string, error) {
 		mac.Write([]byte(value))
 		return "redacted-" + hex.EncodeToString(mac.Sum(nil)[:4])
 	}, nil
-}
-
-// writeWhole makes a file that is there as a whole or not at all, for its owner only.
-func writeWhole(file string, body []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // makes it with 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(body)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return os.Rename(f.Name(), file)
 }
 
 // bundleInfo is a header in JSON and YAML.

@@ -10,9 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/rutter-project/rutter/apiserver/wholefile"
 )
 
 // KeySize is the length of a key in bytes: AES-256. A key file is a number of keys, one
@@ -125,7 +126,7 @@ func Rotate(path string) (string, error) {
 		return "", err
 	}
 	fresh := newKey()
-	return nameOf(fresh), write(path, append(fresh, data...))
+	return nameOf(fresh), wholefile.Write(path, append(fresh, data...), 0o600)
 }
 
 // ErrPresentKey says that the key that seals can't be forgotten.
@@ -147,7 +148,7 @@ func Forget(path, name string) error {
 	case 0:
 		return ErrPresentKey
 	default:
-		return write(path, slices.Delete(data, i*KeySize, (i+1)*KeySize))
+		return wholefile.Write(path, slices.Delete(data, i*KeySize, (i+1)*KeySize), 0o600)
 	}
 }
 
@@ -155,26 +156,4 @@ func newKey() []byte {
 	key := make([]byte, KeySize)
 	_, _ = rand.Read(key) // never fails
 	return key
-}
-
-// write replaces a key file so that a crash leaves the old one or the new one.
-func write(path string, keys []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".seal-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(keys)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

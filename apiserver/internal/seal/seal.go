@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/rutter-project/rutter/apiserver/wholefile"
 )
 
 // ErrTampered says that a sealed object was changed, or moved to another key in etcd, or
@@ -57,7 +59,7 @@ func Load(path string, told func(error)) (*Sealer, error) {
 	s := &Sealer{path: path, told: told}
 	_, err := s.keys()
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = write(path, newKey()); err == nil {
+		if err = wholefile.Write(path, newKey(), 0o600); err == nil {
 			_, err = s.keys()
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/rutter-project/rutter/apiserver/pki"
+	"github.com/rutter-project/rutter/apiserver/wholefile"
 )
 
 // writeKubeconfig writes the administrator's kubeconfig (0600).
@@ -82,14 +83,5 @@ func replaceKubeconfig(path string, cfg *clientcmdapi.Config) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".kubeconfig-*") // made with 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already after the rename
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, data, 0o600)
 }
