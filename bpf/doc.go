@@ -20,6 +20,13 @@
 //     back: services are updated in place (BPF_F_LOCK), and name their key in an array's element that is never
 //     written while it may be read. Elements of LRU maps, affinities, are checked against the backend that they name.
 //   - A word of four bytes that is aligned is read and written whole.
+//   - Elements of np_nat are not checked so: a packet whose flow is evicted from a full table in the very moment
+//     between the lookup and the copy may be sent the way of the flow that took the element. Flows have a size in the
+//     configuration that keeps the table from filling.
+//   - Programs at cgroups may be interrupted by others of their kind on the same processor, so they have no scratch
+//     maps. bpf_redirect_peer delivers from ingress hooks only; from others it drops in silence.
+//   - A connection belongs to its socket: programs see connect and the datagrams of unconnected sockets, and nothing
+//     of a connected one, whose endpoint's end userspace has to tell (SOCK_DESTROY).
 //
 // The Go types of keys and values come from the object's type information; nothing is mirrored by hand. Ports are in
 // network order, addresses are 16 bytes in network order with IPv4 as ::ffff:a.b.c.d.

@@ -1,6 +1,7 @@
 package netproxy
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"sync"
@@ -68,6 +69,15 @@ func (f *feed) everything() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.markAll()
+}
+
+// everythingAfter makes all services dirty a while later, unless the context ends before.
+func (f *feed) everythingAfter(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+		f.everything()
+	case <-ctx.Done():
+	}
 }
 
 func (f *feed) markAll() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -137,13 +136,4 @@ func withDNS(svc resolve.Service, cfg DNSConfig, server []netip.AddrPort) resolv
 	}
 	svc.Ports = ports
 	return svc
-}
-
-// everythingAfter makes all services dirty a while later, unless the context ends before.
-func (f *feed) everythingAfter(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-		f.everything()
-	case <-ctx.Done():
-	}
 }
