@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,6 +72,18 @@ stringData: {canarykey-a: CANARYnew}`)
 	bundle := filepath.Join(t.TempDir(), "all.bundle")
 	out, err := c.Rutter("bundle", bundle, "--from", firstHeld(t, c))
 	require.NoError(t, err, out)
+	fillBlock(t, c)
+	c.Kill()
+	require.NoError(t, os.RemoveAll(filepath.Join(c.Dir, "bus", "jetstream", "CORE", "streams", "OBJ_KEYFRAMES")))
+	c.Start() // which packs the log, and writes a keyframe with the Secrets, as there is none
+	require.Eventually(t, func() bool {
+		var status struct {
+			Packs     struct{ Messages int }
+			Keyframes []struct{ Revision int }
+		}
+		require.NoError(t, json.Unmarshal([]byte(c.Kubectl("get", "--raw", "/history/status")), &status))
+		return status.Packs.Messages > 0 && len(status.Keyframes) > 0
+	}, time.Minute, 200*time.Millisecond)
 	c.Kill()
 	recorded, err := c.TryRutter("open", bundle, "--", cluster.Binary(t, "KUBECTL_BIN", "kubectl"), "get", "--raw", "/history/events")
 	require.NoError(t, err, recorded)
@@ -77,10 +91,35 @@ stringData: {canarykey-a: CANARYnew}`)
 	for _, needle := range needles(canaries) {
 		require.NotContains(t, recorded, needle, "in a bundle")
 	}
-	found := search(t, c.Dir, append(needles(canaries), "FOUNDTHIS"))
+	require.NotEmpty(t, search(t, filepath.Dir(bundle), []string{"FOUNDTHIS"}), "the search finds what is in a bundle")
+	require.Empty(t, search(t, filepath.Dir(bundle), needles(canaries)))
+	const everywhere = "kube-system"
+	found := search(t, c.Dir, append(needles(canaries), "FOUNDTHIS", everywhere))
 	require.NotEmpty(t, found["FOUNDTHIS"], "the search finds what is there")
+	for _, place := range []string{"etcd", "HISTORY", "STATE", "ARCHIVE", "PACKS", "KEYFRAMES"} {
+		require.True(t, slices.ContainsFunc(found[everywhere], func(path string) bool { return strings.Contains(path, place) }),
+			"the search finds what is in %s: %v", place, found[everywhere])
+	}
+	sealed := slices.ContainsFunc(found["FOUNDTHIS"], func(path string) bool {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return strings.Contains(path, "ARCHIVE") && bytes.Contains(text, s2Magic)
+	})
+	require.True(t, sealed, "the search finds what JetStream has compressed: %v", found["FOUNDTHIS"])
 	delete(found, "FOUNDTHIS")
+	delete(found, everywhere)
 	require.Empty(t, found)
+}
+
+// fillBlock makes the log long enough for JetStream to compress what came before.
+func fillBlock(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	var list strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&list, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: large-%d}\ndata: {key: %s}\n", i, strings.Repeat("x", 900<<10))
+	}
+	out, err := c.TryKubectl(list.String(), "create", "-f", "-")
+	require.NoError(t, err, out)
 }
 
 // brokenWebhook is asked about Secrets and can't be reached, which is logged.
@@ -155,7 +194,7 @@ func decoded(t *testing.T, text string) string {
 	return string(out)
 }
 
-// search lists the files of a directory that have a word, by word.
+// search lists the files of a directory that have a word, compressed or not, by word.
 func search(t *testing.T, dir string, words []string) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
@@ -164,6 +203,7 @@ func search(t *testing.T, dir string, words []string) map[string][]string {
 			return err
 		}
 		text, err := os.ReadFile(path)
+		text = unpacked(text)
 		for _, word := range words {
 			if bytes.Contains(text, []byte(word)) {
 				found[word] = append(found[word], path)
