@@ -11,6 +11,9 @@ type AuditConfig = audit.Config
 // AuditTruncation bounds the records that go to a sink.
 type AuditTruncation = audit.Truncation
 
+// AuditBatching is how records wait for a sink.
+type AuditBatching = audit.Batching
+
 // AccessConfig is who is let in, and what is recorded of it.
 type AccessConfig struct {
 	Audit AuditConfig

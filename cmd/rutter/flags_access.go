@@ -27,8 +27,21 @@ func accessFlags(c *cobra.Command, cfg *apiserver.AccessConfig) {
 	f.StringVar(&cfg.Audit.Webhook.ConfigFile, "audit-webhook-config-file", "", "kubeconfig of a server that audit records are sent to")
 	f.StringVar(&cfg.Audit.Webhook.Mode, "audit-webhook-mode", cfg.Audit.Webhook.Mode, "batch, blocking or blocking-strict, as for the file")
 	f.DurationVar(&cfg.Audit.Webhook.Pause, "audit-webhook-initial-backoff", cfg.Audit.Webhook.Pause, "how long to wait before records that did not arrive are sent again; later pauses grow")
+	batchFlags(c, "log", &cfg.Audit.Log.Batch)
+	batchFlags(c, "webhook", &cfg.Audit.Webhook.Batch)
 	truncationFlags(c, "log", &cfg.Audit.Log.Truncate)
 	truncationFlags(c, "webhook", &cfg.Audit.Webhook.Truncate)
+}
+
+// batchFlags say how records wait for a sink in mode batch.
+func batchFlags(c *cobra.Command, sink string, b *apiserver.AuditBatching) {
+	f, name := c.Flags(), "audit-"+sink+"-batch-"
+	f.IntVar(&b.Buffer, name+"buffer-size", b.Buffer, "in mode batch, how many records wait; further ones are dropped and counted")
+	f.IntVar(&b.Max, name+"max-size", b.Max, "in mode batch, how many records are handed over at once")
+	f.DurationVar(&b.Wait, name+"max-wait", b.Wait, "in mode batch, how long a record waits for others")
+	f.BoolVar(&b.Throttle, name+"throttle-enable", b.Throttle, "in mode batch, bound how often batches are handed over")
+	f.Float32Var(&b.QPS, name+"throttle-qps", b.QPS, "how many batches are handed over in a second, if that is bounded")
+	f.IntVar(&b.Burst, name+"throttle-burst", b.Burst, "how many batches are handed over at once after a pause, if that is bounded")
 }
 
 // truncationFlags bound the records that go to a sink.

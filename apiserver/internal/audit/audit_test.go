@@ -2,6 +2,9 @@ package audit
 
 import (
 	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/runtime"
 	auditapi "k8s.io/apiserver/pkg/apis/audit"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -40,6 +44,11 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"negative age":          {func(c *Config) { c.Log.MaxAge = -1 }, "--audit-log-maxage -1 is negative"},
 		"unknown format":        {func(c *Config) { c.Log.Format = "xml" }, `--audit-log-format "xml" is none of`},
 		"no pause":              {func(c *Config) { c.Webhook.Pause = 0 }, "--audit-webhook-initial-backoff 0s is not positive"},
+		"no buffer":             {func(c *Config) { c.Log.Batch.Buffer = 0 }, "--audit-log-batch-buffer-size 0 is not positive"},
+		"empty batches":         {func(c *Config) { c.Webhook.Batch.Max = 0 }, "--audit-webhook-batch-max-size 0 is not positive"},
+		"batches without wait":  {func(c *Config) { c.Log.Batch.Max = 2 }, "--audit-log-batch-max-wait 0s is not positive"},
+		"no batches a second":   {func(c *Config) { c.Webhook.Batch.QPS = 0 }, "--audit-webhook-batch-throttle-qps 0 is not positive"},
+		"no batch at once":      {func(c *Config) { c.Webhook.Batch.Burst = 0 }, "--audit-webhook-batch-throttle-burst 0 is not positive"},
 		"records of no size":    {func(c *Config) { c.Log.Truncate = Truncation{Enabled: true} }, "--audit-log-truncate-max-event-size 0 is not positive"},
 		"small batches":         {func(c *Config) { c.Webhook.Truncate = Truncation{true, 2, 1} }, "--audit-webhook-truncate-max-batch-size 1 is less"},
 		"no such file":          {func(c *Config) { c.PolicyFile = "/nowhere/policy.yaml" }, "open /nowhere/policy.yaml"},
@@ -94,6 +103,51 @@ func TestLargeRecordsLoseTheirBodies(t *testing.T) {
 	require.NotContains(t, lines[0], "truncated")
 	require.NotContains(t, lines[1], "xxxxxxxxxx")
 	require.Contains(t, lines[1], `"audit.k8s.io/truncated":"true"`)
+}
+
+// TestBatches: records go to a webhook together, when there are enough, when the first has
+// waited for long enough, or at the end.
+func TestBatches(t *testing.T) {
+	got := make(chan int, 10)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var list auditv1.EventList
+		if json.NewDecoder(r.Body).Decode(&list) == nil {
+			got <- len(list.Items)
+		}
+	}))
+	defer hook.Close()
+	for name, tc := range map[string]struct {
+		batch   Batching
+		records int
+		early   bool // together, and before the end
+	}{
+		"enough":      {Batching{Buffer: 10, Max: 3, Wait: time.Hour}, 3, true},
+		"long enough": {Batching{Buffer: 10, Max: 100, Wait: time.Millisecond}, 1, true},
+		"end":         {Batching{Buffer: 10, Max: 100, Wait: time.Hour, Throttle: true, QPS: 1, Burst: 2}, 2, false},
+		"nothing":     {Batching{Buffer: 1, Max: 1}, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := DefaultConfig()
+			c.PolicyFile, c.Webhook.Batch = write(t, "policy.yaml", everything), tc.batch
+			c.Webhook.ConfigFile = write(t, "hook.yaml", `{apiVersion: v1, kind: Config, clusters: [{name: a, cluster: {server: "`+hook.URL+`"}}],
+contexts: [{name: a, context: {cluster: a}}], current-context: a}`)
+			trail, err := New(c)
+			require.NoError(t, err)
+			require.NoError(t, trail.Start())
+			for range tc.records {
+				require.True(t, trail.Sink.ProcessEvents(&auditapi.Event{AuditID: "id", Level: auditapi.LevelMetadata}))
+			}
+			if tc.early {
+				require.Equal(t, tc.records, <-got)
+			}
+			require.NoError(t, trail.Close())
+			if !tc.early {
+				for came := 0; came < tc.records; came += <-got { // at the end, in as many parts as it happens
+				}
+			}
+			require.Empty(t, got)
+		})
+	}
 }
 
 func TestRotatedFilesAreCompressed(t *testing.T) {

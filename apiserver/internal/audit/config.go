@@ -51,6 +51,7 @@ type Log struct {
 	// Format is FormatJSON or FormatLegacy.
 	Format   string
 	Mode     string
+	Batch    Batching
 	Truncate Truncation
 }
 
@@ -77,15 +78,33 @@ type Webhook struct {
 	// pauses that follow grow.
 	Pause    time.Duration
 	Mode     string
+	Batch    Batching
 	Truncate Truncation
+}
+
+// Batching is how records wait in ModeBatch.
+type Batching struct {
+	// Buffer is how many records wait; further ones are dropped and counted.
+	Buffer int
+	// Max is how many are handed over at once.
+	Max int
+	// Wait is how long a record waits for others, if Max is more than one.
+	Wait time.Duration
+	// Throttle bounds how often batches are handed over: QPS times a second, and up to
+	// Burst at once after a pause.
+	Throttle bool
+	QPS      float32
+	Burst    int
 }
 
 // DefaultConfig records nothing; its bounds are kube-apiserver's.
 func DefaultConfig() Config {
 	bounds := Truncation{MaxEvent: 100 << 10, MaxBatch: 10 << 20}
 	return Config{
-		Log:     Log{MaxSize: 100, MaxBackups: 100, MaxAge: 366, Format: FormatJSON, Mode: ModeBatch, Truncate: bounds},
-		Webhook: Webhook{Pause: audithook.DefaultInitialBackoffDelay, Mode: ModeBatch, Truncate: bounds},
+		Log: Log{MaxSize: 100, MaxBackups: 100, MaxAge: 366, Format: FormatJSON, Mode: ModeBatch,
+			Batch: Batching{Buffer: 10_000, Max: 1}, Truncate: bounds}, // a file gains nothing by batches
+		Webhook: Webhook{Pause: audithook.DefaultInitialBackoffDelay, Mode: ModeBatch,
+			Batch: Batching{Buffer: 10_000, Max: 400, Wait: 30 * time.Second, Throttle: true, QPS: 10, Burst: 15}, Truncate: bounds},
 	}
 }
 
@@ -124,7 +143,7 @@ func (l Log) validate() error {
 	case l.MaxAge < 0:
 		return fmt.Errorf("--audit-log-maxage %d is negative", l.MaxAge)
 	}
-	return l.Truncate.validate("log")
+	return errors.Join(l.Batch.validate("log", l.Mode), l.Truncate.validate("log"))
 }
 
 func (w Webhook) validate() error {
@@ -134,7 +153,26 @@ func (w Webhook) validate() error {
 	case w.Pause <= 0:
 		return fmt.Errorf("--audit-webhook-initial-backoff %s is not positive", w.Pause)
 	}
-	return w.Truncate.validate("webhook")
+	return errors.Join(w.Batch.validate("webhook", w.Mode), w.Truncate.validate("webhook"))
+}
+
+// validate looks at what is used: in other modes nothing waits.
+func (b Batching) validate(sink, mode string) error {
+	switch {
+	case mode != ModeBatch:
+		return nil
+	case b.Buffer <= 0:
+		return fmt.Errorf("--audit-%s-batch-buffer-size %d is not positive", sink, b.Buffer)
+	case b.Max <= 0:
+		return fmt.Errorf("--audit-%s-batch-max-size %d is not positive", sink, b.Max)
+	case b.Max > 1 && b.Wait <= 0:
+		return fmt.Errorf("--audit-%s-batch-max-wait %s is not positive, which batches of more than one record need", sink, b.Wait)
+	case b.Throttle && !(b.QPS > 0): // NaN is not
+		return fmt.Errorf("--audit-%s-batch-throttle-qps %v is not positive", sink, b.QPS)
+	case b.Throttle && b.Burst <= 0:
+		return fmt.Errorf("--audit-%s-batch-throttle-burst %d is not positive", sink, b.Burst)
+	}
+	return nil
 }
 
 func (t Truncation) validate(sink string) error {

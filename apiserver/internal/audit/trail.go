@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 	auditapi "k8s.io/apiserver/pkg/apis/audit"
@@ -29,9 +28,6 @@ type Trail struct {
 	stop chan struct{}
 }
 
-// bufferSize is how many records wait in ModeBatch; as kube-apiserver's.
-const bufferSize = 10_000
-
 // New reads the policy and opens the file. It starts nothing.
 func New(c Config) (*Trail, error) {
 	rules, err := c.policy()
@@ -46,27 +42,27 @@ func New(c Config) (*Trail, error) {
 			return nil, fmt.Errorf("--audit-log-path: %w", err)
 		}
 		t.file = out
-		sinks = append(sinks, c.Log.Truncate.of(inMode(c.Log.Mode, auditlog.NewBackend(out, c.Log.Format, auditv1.SchemeGroupVersion), logBatches)))
+		sinks = append(sinks, c.Log.Truncate.of(inMode(c.Log.Mode, auditlog.NewBackend(out, c.Log.Format, auditv1.SchemeGroupVersion), c.Log.Batch.config(false))))
 	}
 	if c.Webhook.ConfigFile != "" {
 		hook, err := audithook.NewBackend(c.Webhook.ConfigFile, auditv1.SchemeGroupVersion, webhook.DefaultRetryBackoffWithInitialDelay(c.Webhook.Pause), nil)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("--audit-webhook-config-file: %w", err), t.closeFile())
 		}
-		sinks = append(sinks, c.Webhook.Truncate.of(inMode(c.Webhook.Mode, hook, hookBatches)))
+		sinks = append(sinks, c.Webhook.Truncate.of(inMode(c.Webhook.Mode, hook, c.Webhook.Batch.config(true))))
 	}
 	t.Sink = upstream.Union(sinks...)
 	return t, nil
 }
 
-// Batches of the two sinks, as kube-apiserver's: a file gains nothing by them.
-var (
-	logBatches  = buffered.BatchConfig{BufferSize: bufferSize, MaxBatchSize: 1}
-	hookBatches = buffered.BatchConfig{
-		BufferSize: bufferSize, MaxBatchSize: 400, MaxBatchWait: 30 * time.Second,
-		ThrottleEnable: true, ThrottleQPS: 10, ThrottleBurst: 15, AsyncDelegate: true,
+// config is for upstream's buffer. If they are handed over beside each other, no batch waits
+// until the one before has arrived.
+func (b Batching) config(beside bool) buffered.BatchConfig {
+	return buffered.BatchConfig{
+		BufferSize: b.Buffer, MaxBatchSize: b.Max, MaxBatchWait: b.Wait,
+		ThrottleEnable: b.Throttle, ThrottleQPS: b.QPS, ThrottleBurst: b.Burst, AsyncDelegate: beside,
 	}
-)
+}
 
 // of keeps what goes to a sink within the bounds.
 func (t Truncation) of(sink upstream.Backend) upstream.Backend {
