@@ -63,8 +63,6 @@ func (f fixed) ByIP(ip netip.Addr) []types.NamespacedName {
 	return out
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func records() fixed {
 	svc := func(name string, spec corev1.ServiceSpec) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: spec}
@@ -78,7 +76,7 @@ func records() fixed {
 				Namespace: "shop", Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name},
 			},
 			AddressType: discoveryv1.AddressTypeIPv4,
-			Ports:       []discoveryv1.EndpointPort{{Name: ptr("sql"), Port: ptr(int32(5432)), Protocol: ptr(corev1.ProtocolTCP)}},
+			Ports:       []discoveryv1.EndpointPort{{Name: new("sql"), Port: new(int32(5432)), Protocol: new(corev1.ProtocolTCP)}},
 			Endpoints:   eps,
 		}
 	}
@@ -91,9 +89,9 @@ func records() fixed {
 			svc("inside", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "web.shop.svc.cluster.local"}),
 		},
 		slices: []*discoveryv1.EndpointSlice{headless("db",
-			discoveryv1.Endpoint{Addresses: []string{"10.244.1.5"}, Hostname: ptr("db-0")},
+			discoveryv1.Endpoint{Addresses: []string{"10.244.1.5"}, Hostname: new("db-0")},
 			discoveryv1.Endpoint{Addresses: []string{"10.244.1.6"}},
-			discoveryv1.Endpoint{Addresses: []string{"10.244.1.7"}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(false)}},
+			discoveryv1.Endpoint{Addresses: []string{"10.244.1.7"}, Conditions: discoveryv1.EndpointConditions{Ready: new(false)}},
 		)},
 	}
 }

@@ -15,8 +15,6 @@ import (
 
 var here = resolve.Node{Name: "here", Zone: "a"}
 
-func ptr[T any](v T) *T { return &v }
-
 func addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // web is a plain service; change makes it special.
@@ -46,7 +44,7 @@ func endpoints(eps ...ep) *discoveryv1.EndpointSlice {
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Name: "web-1"},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports: []discoveryv1.EndpointPort{{
-			Name: ptr("http"), Port: ptr(int32(8080)), Protocol: ptr(corev1.ProtocolTCP),
+			Name: new("http"), Port: new(int32(8080)), Protocol: new(corev1.ProtocolTCP),
 		}},
 	}
 	for _, e := range eps {
@@ -56,7 +54,7 @@ func endpoints(eps ...ep) *discoveryv1.EndpointSlice {
 		d := discoveryv1.Endpoint{
 			Addresses: []string{e.ip},
 			Conditions: discoveryv1.EndpointConditions{
-				Ready: ptr(!e.notReady), Serving: ptr(!e.notReady || e.serving), Terminating: ptr(e.ending),
+				Ready: new(!e.notReady), Serving: new(!e.notReady || e.serving), Terminating: new(e.ending),
 			},
 		}
 		if e.node != "" {
@@ -78,7 +76,7 @@ func endpoints(eps ...ep) *discoveryv1.EndpointSlice {
 
 // The rules for which endpoints get traffic are those of kube-proxy.
 func TestEndpointsChosen(t *testing.T) {
-	internalLocal := func(s *corev1.Service) { s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal) }
+	internalLocal := func(s *corev1.Service) { s.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal) }
 	type want struct {
 		cluster, local []string
 		terminating    bool
@@ -188,7 +186,7 @@ func TestFronts(t *testing.T) {
 		{"balancer in VIP mode", web(func(s *corev1.Service) {
 			s.Spec.Type = corev1.ServiceTypeLoadBalancer
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{
-				{IP: "192.0.2.1"}, {IP: "192.0.2.2", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}, {Hostname: "x"},
+				{IP: "192.0.2.1"}, {IP: "192.0.2.2", IPMode: new(corev1.LoadBalancerIPModeProxy)}, {Hostname: "x"},
 			}
 		}), []resolve.Front{front("10.96.0.1:80", false), front("192.0.2.1:80", true)}, nil, nil},
 		{"balancer with source ranges is not served, and says so", web(func(s *corev1.Service) {
@@ -225,7 +223,7 @@ func TestFronts(t *testing.T) {
 func TestPoliciesAndAffinity(t *testing.T) {
 	got := resolve.Resolve(web(func(s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-		s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+		s.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	}), nil, here).Ports[0]
 	require.True(t, got.ExternalLocal)
@@ -233,7 +231,7 @@ func TestPoliciesAndAffinity(t *testing.T) {
 	require.Equal(t, 3*time.Hour, got.Affinity)
 	got = resolve.Resolve(web(func(s *corev1.Service) {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr(int32(7))}}
+		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(7))}}
 	}), nil, here).Ports[0]
 	require.Equal(t, 7*time.Second, got.Affinity)
 	require.False(t, got.ExternalLocal)
@@ -246,8 +244,8 @@ func TestSlicesThatDoNotMatch(t *testing.T) {
 		return s
 	}
 	for name, s := range map[string]*discoveryv1.EndpointSlice{
-		"other port":     eps(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Name = ptr("other") }),
-		"other protocol": eps(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Protocol = ptr(corev1.ProtocolUDP) }),
+		"other port":     eps(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Name = new("other") }),
+		"other protocol": eps(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Protocol = new(corev1.ProtocolUDP) }),
 		"no port number": eps(func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = nil }),
 		"names":          eps(func(s *discoveryv1.EndpointSlice) { s.AddressType = discoveryv1.AddressTypeFQDN }),
 		"headless":       eps(func(s *discoveryv1.EndpointSlice) { s.Labels = map[string]string{"service.kubernetes.io/headless": ""} }),
