@@ -14,7 +14,8 @@
 //	LASTN    the last message of every node route  node agents check it
 //
 // Beside them, an object store holds keyframes: whole states from which ARCHIVE goes on.
-// PACKS repeats ARCHIVE, some hundred events to a message, for ReadRange.
+// PACKS repeats ARCHIVE, some hundred events to a message, for ReadRange. MENDED has what
+// ARCHIVE has lost and others still had, which all who read ARCHIVE are given in its place.
 //
 // Nothing here is a truth. Whatever the streams lose, the relay makes again from
 // etcd, or names as a gap.
