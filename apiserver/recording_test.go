@@ -201,11 +201,14 @@ func TestRecording(t *testing.T) {
 		} {
 			require.Contains(t, get(path).apiStatus(t).Message, want, path)
 		}
-		events := withoutSeq(t, get(fmt.Sprintf("/history/events?since=rev-%d", from)).body)
+		events := withoutSeq(t, get(fmt.Sprintf("/history/events?since=rev-%d", from-1)).body)
 		require.Equal(t, schemas.Gap, events[0].Type, "what came before the bundle is told as lost")
 		require.Equal(t, from+1, events[0].Rev)
-		events = withoutSeq(t, get(fmt.Sprintf("/history/events?since=rev-%d", from+1)).body)
-		require.NotEqual(t, schemas.Gap, events[0].Type)
+		for _, since := range []int64{from, from + 1} {
+			events = withoutSeq(t, get(fmt.Sprintf("/history/events?since=rev-%d", since)).body)
+			require.NotEqual(t, schemas.Gap, events[0].Type, "since %d of %d: the state there is held", since, from)
+			require.Equal(t, from+1, events[0].Rev)
+		}
 	})
 	t.Run("Secrets have no values", func(t *testing.T) {
 		a := get("/api/v1/namespaces/" + ns + "/secrets/s")
