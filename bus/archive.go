@@ -33,14 +33,13 @@ func (c *Client) Divide(ctx context.Context, after func(schemas.Event) bool) (be
 	if err != nil {
 		return schemas.Event{}, schemas.Event{}, err
 	}
-	return c.divideArchive(ctx, head.holes, after)
+	return c.divideArchive(ctx, head, head.holes, after)
 }
 
-// divideArchive is Divide, with the holes that are to be filled.
-func (c *Client) divideArchive(ctx context.Context, holes []hole, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
-	head, err := c.Head(ctx, StreamArchive)
-	if err != nil || head.Empty {
-		return schemas.Event{}, schemas.Event{}, err
+// divideArchive is Divide, of an ARCHIVE with this head and the holes that are to be filled.
+func (c *Client) divideArchive(ctx context.Context, head Position, holes []hole, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
+	if head.Empty {
+		return schemas.Event{}, schemas.Event{}, nil
 	}
 	stream, err := c.js.Stream(ctx, StreamArchive)
 	if err != nil {

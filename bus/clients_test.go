@@ -72,23 +72,28 @@ func TestSubscriberThatStopsReadingIsCutOff(t *testing.T) {
 	slow := b.server.nats.NumSlowConsumers()
 	close(conn.stop)
 	key := schemas.Key{Resource: "configmaps", Namespace: "prod", Name: "a"}
-	body := []byte(`{"data":"` + strings.Repeat("x", 1<<20) + `"}`)
 	sent := 0
 	for b.server.nats.NumSlowConsumers() == slow {
 		require.Less(t, sent, 400, "the server keeps more than it may")
-		e := b.event(schemas.Modified, key, 1)
-		e.Object = body
-		require.NoError(t, b.window.Publish(t.Context(), key.Subject(), e, 0))
-		b.flush(t)
-		select {
-		case rev := <-got:
-			require.Equal(t, fmt.Sprint(e.Rev), rev)
-		case <-time.After(time.Minute):
-			t.Fatal("another subscriber waits")
-		}
+		b.bigChange(t, key, got)
 		sent++
 	}
 	t.Logf("cut off after %d MB", sent)
+}
+
+// bigChange publishes a change of a megabyte, which another subscriber gets.
+func (b *testBus) bigChange(t *testing.T, key schemas.Key, got <-chan string) {
+	t.Helper()
+	e := b.event(schemas.Modified, key, 1)
+	e.Object = []byte(`{"data":"` + strings.Repeat("x", 1<<20) + `"}`)
+	require.NoError(t, b.window.Publish(t.Context(), key.Subject(), e, 0))
+	b.flush(t)
+	select {
+	case rev := <-got:
+		require.Equal(t, fmt.Sprint(e.Rev), rev)
+	case <-time.After(time.Minute):
+		t.Fatal("another subscriber waits")
+	}
 }
 
 func TestSubscriptionsAreBounded(t *testing.T) {

@@ -1,12 +1,12 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -69,11 +69,17 @@ func parseHoles(metadata map[string]string) ([]hole, error) {
 	return holes, nil
 }
 
+// inOrder are all holes, the first of ARCHIVE first.
+func inOrder(holes ...[]hole) []hole {
+	all := slices.Concat(holes...)
+	slices.SortFunc(all, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
+	return all
+}
+
 // formatHoles is the metadata of holes, without those before the first message held. Of
 // too many the closest are told as one: what lies between is then told as lost.
 func formatHoles(holes []hole, first uint64) (string, error) {
-	holes = slices.DeleteFunc(slices.Clone(holes), func(h hole) bool { return h.To <= first })
-	sort.Slice(holes, func(i, j int) bool { return holes[i].From < holes[j].From })
+	holes = slices.DeleteFunc(inOrder(holes), func(h hole) bool { return h.To <= first })
 	for len(holes) > maxHoles {
 		best := 1
 		for i := 2; i < len(holes); i++ {
@@ -199,13 +205,10 @@ func (c *Client) fill(ctx context.Context, h hole, s scan, fn func(schemas.Event
 			}
 			return err
 		})
-		var failed *scanError
 		switch {
 		case err == nil && s.from >= h.To:
 			return nil
 		case err == nil, errors.Is(err, errPack), errors.Is(err, ErrNotFound): // it was not kept, or is damaged
-		case errors.As(err, &failed):
-			return err
 		default:
 			return err
 		}
@@ -255,7 +258,7 @@ func (c *Client) openMended(ctx context.Context, h hole) (*packs, error) {
 }
 
 // inHole is the first mended change at or behind a sequence, of those before another
-// one. ErrNotFound if there is none.
+// one. ErrNotFound if there is none. Holes are in order.
 func (c *Client) inHole(ctx context.Context, holes []hole, seq, before uint64) (schemas.Event, error) {
 	for _, h := range holes {
 		if !h.mended() || h.To <= seq {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -170,7 +169,6 @@ func TestClientsThatReadNothingAreCutOffTogether(t *testing.T) {
 	require.NoError(t, b.nc.Flush())
 	close(stop)
 	key := schemas.Key{Resource: "configmaps", Namespace: "prod", Name: "a"}
-	body := []byte(`{"data":"` + strings.Repeat("x", 1<<20) + `"}`)
 	edge := func() int {
 		conns, err := b.server.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Sort: natsserver.ByPending, Limit: maxLooked})
 		require.NoError(t, err)
@@ -179,16 +177,7 @@ func TestClientsThatReadNothingAreCutOffTogether(t *testing.T) {
 	require.Equal(t, lazy+1, edge())
 	slow := b.server.nats.NumSlowConsumers()
 	for range 20 { // less than the server keeps for one connection
-		e := b.event(schemas.Modified, key, 1)
-		e.Object = body
-		require.NoError(t, b.window.Publish(t.Context(), key.Subject(), e, 0))
-		b.flush(t)
-		select {
-		case rev := <-got:
-			require.Equal(t, fmt.Sprint(e.Rev), rev)
-		case <-time.After(time.Minute):
-			t.Fatal("another subscriber waits")
-		}
+		b.bigChange(t, key, got)
 	}
 	require.Eventually(t, func() bool { return edge() < lazy+1 }, time.Minute, 10*time.Millisecond, "nobody is cut off")
 	require.Equal(t, slow, b.server.nats.NumSlowConsumers(), "cut off by the server: the test tests nothing")

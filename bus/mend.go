@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,7 +54,7 @@ func (c *Client) mendArchive(ctx context.Context, archive *jetstream.StreamInfo)
 	if err != nil {
 		return "", err
 	}
-	found, err := c.findHoles(ctx, slices.Concat(known, gone))
+	found, err := c.findHoles(ctx, inOrder(known, gone))
 	if err != nil {
 		return "", err
 	}
@@ -99,9 +98,9 @@ func (c *Client) keptHoles(ctx context.Context, known []hole) (kept, gone []hole
 	return kept, gone, nil
 }
 
-// findHoles counts what ARCHIVE and its witnesses have, outside of the holes that are known.
+// findHoles counts what ARCHIVE and its witnesses have, outside of the holes that are known,
+// in order.
 func (c *Client) findHoles(ctx context.Context, known []hole) ([]span, error) {
-	slices.SortFunc(known, func(a, b hole) int { return cmp.Compare(a.From, b.From) })
 	history, err := c.streamInfo(ctx, StreamHistory)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -45,7 +44,7 @@ func (c *Client) rescue(ctx context.Context, r span, known []hole) ([]hole, erro
 		m.done(r.to, first)
 	}
 	for i := range m.holes {
-		if err := c.bound(ctx, &m.holes[i], slices.Concat(known, m.holes)); err != nil {
+		if err := c.bound(ctx, &m.holes[i], inOrder(known, m.holes)); err != nil {
 			return nil, err
 		}
 	}
@@ -128,7 +127,11 @@ func (m *rescuer) fromHistory(ctx context.Context) error {
 
 // bound finds the revisions around a hole.
 func (c *Client) bound(ctx context.Context, h *hole, holes []hole) error {
-	before, _, err := c.divideArchive(ctx, holes, func(e schemas.Event) bool { return e.Seq >= h.From })
+	head, err := c.Head(ctx, StreamArchive)
+	if err != nil {
+		return err
+	}
+	before, _, err := c.divideArchive(ctx, head, holes, func(e schemas.Event) bool { return e.Seq >= h.From })
 	if err != nil {
 		return err
 	}
