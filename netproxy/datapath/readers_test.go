@@ -129,14 +129,7 @@ func TestPausedReadersGetWhatTheServiceWas(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			now = now.Add(rapid.SampledFrom([]time.Duration{0, Quarantine / 3, Quarantine}).Draw(t, "passes"))
-			var changes []Change
-			for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(1, 4), 1, 3, rapid.ID).Draw(t, "services") {
-				if rapid.IntRange(0, 3).Draw(t, "removed") == 0 {
-					changes = append(changes, gone(n))
-					continue
-				}
-				changes = append(changes, simple(n, rapid.SliceOfNDistinct(rapid.IntRange(1, 9), 0, 3, rapid.ID).Draw(t, "eps")...))
-			}
+			changes := drawChanges(t, 4, 4, 3)
 			_, err := applied(tab, changes, now)
 			require.NoError(t, err)
 		}

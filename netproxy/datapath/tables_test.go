@@ -163,6 +163,19 @@ func simple(n int, eps ...int) Change {
 	return c
 }
 
+// drawChanges are changes of up to three of the services, one in so many of them a removal.
+func drawChanges(t *rapid.T, services, removals, endpoints int) []Change {
+	var changes []Change
+	for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(1, services), 1, 3, rapid.ID).Draw(t, "services") {
+		if rapid.IntRange(1, removals).Draw(t, "removed") == 1 {
+			changes = append(changes, gone(n))
+			continue
+		}
+		changes = append(changes, simple(n, rapid.SliceOfNDistinct(rapid.IntRange(1, 9), 0, endpoints, rapid.ID).Draw(t, "eps")...))
+	}
+	return changes
+}
+
 func gone(n int) Change {
 	return Change{Name: types.NamespacedName{Namespace: "ns", Name: fmt.Sprint(n)}}
 }
@@ -200,14 +213,7 @@ func TestReadersNeverSeeAnotherServicesEndpoints(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			now = now.Add(rapid.SampledFrom([]time.Duration{0, Quarantine / 3, Quarantine}).Draw(t, "passes"))
-			var changes []Change
-			for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(1, 5), 1, 3, rapid.ID).Draw(t, "services") {
-				if rapid.IntRange(0, 4).Draw(t, "removed") == 0 {
-					changes = append(changes, gone(n))
-					continue
-				}
-				changes = append(changes, simple(n, rapid.SliceOfNDistinct(rapid.IntRange(1, 9), 0, 6, rapid.ID).Draw(t, "eps")...))
-			}
+			changes := drawChanges(t, 5, 5, 6)
 			_, err := applied(tab, changes, now)
 			require.NoError(t, err)
 			for _, c := range changes {
