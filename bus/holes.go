@@ -53,9 +53,6 @@ func (h hole) gap(after int64) schemas.Event {
 	}
 }
 
-// lost reports that an event is a gap that a reader found, not one that a resync closed.
-func lost(e schemas.Event) bool { return e.Type == schemas.Gap && e.Resync == 0 }
-
 // parseHoles reads the holes in a stream's metadata.
 func parseHoles(metadata map[string]string) ([]hole, error) {
 	text := metadata[holesKey]

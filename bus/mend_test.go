@@ -121,7 +121,7 @@ func TestArchiveIsMendedFromHistory(t *testing.T) {
 	require.Len(t, gaps, 1, "what is not kept is named")
 	var told []schemas.Event
 	for _, e := range b.read(t, Range{}) {
-		if lost(e) {
+		if e.Lost() {
 			require.Equal(t, gaps[0], e)
 			require.Equal(t, told[len(told)-1].Rev, e.PrevRev)
 		}

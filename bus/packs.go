@@ -98,7 +98,7 @@ func (c *Client) packFrom(ctx context.Context, packs *packs, from uint64) error 
 	}
 	across := false
 	return c.scanArchive(ctx, scan{stream: StreamArchive, filters: []string{schemas.AllObjects}, from: from}, func(e schemas.Event) error {
-		if lost(e) {
+		if e.Lost() {
 			across = true
 			return flush()
 		}

@@ -179,7 +179,7 @@ func (a *archiveReader) scan(ctx context.Context, to uint64) error {
 	stopped := false
 	err := a.c.scanArchive(ctx, s, func(e schemas.Event) error {
 		switch {
-		case lost(e):
+		case e.Lost():
 			err := a.fn(e)
 			stopped = errors.Is(err, errStop)
 			return err

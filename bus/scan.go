@@ -313,7 +313,7 @@ func (c *Client) LastEvent(ctx context.Context, stream string) (schemas.Event, e
 		return last, err
 	}
 	err = c.scanArchive(ctx, scan{stream: stream, filter: schemas.AllObjects, from: last.Seq + 1}, func(e schemas.Event) error {
-		if !lost(e) {
+		if !e.Lost() {
 			last = e
 		}
 		return nil

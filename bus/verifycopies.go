@@ -58,7 +58,7 @@ func (k *copyCheck) beside(ctx context.Context, s scan, fn func(ctx context.Cont
 			read = k.c.scanArchive
 		}
 		return read(ctx, s, func(e schemas.Event) error {
-			if lost(e) {
+			if e.Lost() {
 				return nil
 			}
 			select {
@@ -160,7 +160,7 @@ func (c *Client) verifyArchive(ctx context.Context, r *Report) error {
 		return err // a mirror that does not come is told by what it lacks
 	}
 	err := c.Gaps(ctx, func(e schemas.Event) error {
-		if lost(e) {
+		if e.Lost() {
 			r.Gaps = append(r.Gaps, e)
 		}
 		return nil
@@ -191,7 +191,7 @@ func (c *Client) verifyArchive(ctx context.Context, r *Report) error {
 	}
 	return k.beside(ctx, scan{stream: StreamHistory, filter: schemas.AllObjects, from: from}, func(ctx context.Context) error {
 		err := c.scanArchive(ctx, scan{stream: StreamArchive, filter: schemas.AllObjects, from: from}, upTo(func(e schemas.Event) error {
-			if lost(e) {
+			if e.Lost() {
 				k.pass(e)
 				return nil
 			}

@@ -56,6 +56,10 @@ type Event struct {
 // Last reports whether this is the last message of its revision.
 func (e Event) Last() bool { return e.Ord == e.Cnt-1 }
 
+// Lost reports whether this is a gap that a reader found, not one that a resync closed: no
+// state follows it.
+func (e Event) Lost() bool { return e.Type == Gap && e.Resync == 0 }
+
 // eventJSON is the event as tools print it. Its shape is event.schema.json, which is
 // generated from it.
 type eventJSON struct {

@@ -232,7 +232,7 @@ func (h *held) across(before, behind schemas.Event) *Gap {
 
 func gapOf(e schemas.Event) Gap {
 	g := Gap{From: Instant{Rev: e.PrevRev}, To: Instant{Rev: e.Rev, Time: e.Recorded}, Reason: gapReason(e)}
-	if e.Resync == 0 {
+	if e.Lost() {
 		g.behind = e.Rev
 	}
 	return g

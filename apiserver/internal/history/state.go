@@ -254,7 +254,7 @@ func (h *History) forward(ctx context.Context, base *state, i Instant) (*state, 
 		if effective(e) > i.Rev {
 			return bus.ErrStop
 		}
-		if e.Type == schemas.Gap && e.Resync == 0 {
+		if e.Lost() {
 			if e.Rev > base.Rev {
 				gap := gapOf(e)
 				return &Error{Kind: InGap, Instant: i.String(), Gap: &gap}
