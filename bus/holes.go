@@ -97,6 +97,20 @@ func formatHoles(holes []hole, first uint64) (string, error) {
 // span is a range of sequences, To excluded.
 type span struct{ from, to uint64 }
 
+// joined are spans in order, those that touch as one.
+func joined(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var all []span
+	for _, s := range spans {
+		if n := len(all); n > 0 && s.from <= all[n-1].to {
+			all[n-1].to = max(all[n-1].to, s.to)
+			continue
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
 // outside are the parts of a range that lie in no hole. Holes are in order.
 func outside(r span, holes []hole) []span {
 	var parts []span

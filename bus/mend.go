@@ -101,18 +101,17 @@ func (c *Client) keptHoles(ctx context.Context, known []hole) (kept, gone []hole
 // findHoles counts what ARCHIVE and its witnesses have, outside of the holes that are known,
 // in order.
 func (c *Client) findHoles(ctx context.Context, known []hole) ([]span, error) {
-	history, err := c.streamInfo(ctx, StreamHistory)
-	if err != nil {
-		return nil, err
-	}
 	archive, err := c.streamInfo(ctx, StreamArchive)
 	if err != nil || archive.State.Msgs == 0 {
 		return nil, err
 	}
+	witnessed, err := c.dense(ctx, span{archive.State.FirstSeq, archive.State.LastSeq + 1})
+	if err != nil {
+		return nil, err
+	}
 	var found []span
-	both := span{max(archive.State.FirstSeq, history.State.FirstSeq), min(archive.State.LastSeq, history.State.LastSeq) + 1}
-	if history.State.Msgs > 0 {
-		for _, part := range outside(both, known) {
+	for _, w := range witnessed {
+		for _, part := range outside(w, known) {
 			holes, err := c.divideHoles(ctx, part)
 			if err != nil {
 				return nil, err
@@ -125,6 +124,11 @@ func (c *Client) findHoles(ctx context.Context, known []hole) ([]span, error) {
 		return nil, err
 	}
 	found = append(found, older...)
+	silent, err := c.findJumps(ctx, inOrder(known, asHoles(found)), witnessed)
+	if err != nil {
+		return nil, err
+	}
+	found = joined(append(found, silent...))
 	now, err := c.streamInfo(ctx, StreamArchive)
 	if err == nil && now.State.FirstSeq != archive.State.FirstSeq {
 		found = nil // retention has been at it; what is lost is found at the next start
@@ -148,12 +152,17 @@ func (c *Client) divideHoles(ctx context.Context, r span) ([]span, error) {
 	case have == 0:
 		return []span{r}, nil
 	}
+	return halves(r, func(half span) ([]span, error) { return c.divideHoles(ctx, half) })
+}
+
+// halves looks for spans in both halves of a range, and joins what touches.
+func halves(r span, find func(span) ([]span, error)) ([]span, error) {
 	middle := r.from + (r.to-r.from)/2
-	before, err := c.divideHoles(ctx, span{r.from, middle})
+	before, err := find(span{r.from, middle})
 	if err != nil {
 		return nil, err
 	}
-	behind, err := c.divideHoles(ctx, span{middle, r.to})
+	behind, err := find(span{middle, r.to})
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +192,7 @@ func (c *Client) stateHoled(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	have, err := c.countFrom(ctx, StreamState, before.State.FirstSeq)
+	have, err := c.countFrom(ctx, StreamState, schemas.AllObjects, before.State.FirstSeq)
 	if err != nil || have >= want {
 		return false, err
 	}
@@ -213,28 +222,28 @@ func (c *Client) objects(ctx context.Context) (uint64, error) {
 // countAtLeast is how many changes of objects a stream has between two sequences, both
 // included, without those that came while it was counted.
 func (c *Client) countAtLeast(ctx context.Context, stream string, from, to uint64) (uint64, error) {
-	all, err := c.countFrom(ctx, stream, from)
+	all, err := c.countFrom(ctx, stream, schemas.AllObjects, from)
 	if err != nil {
 		return 0, err
 	}
-	behind, err := c.countFrom(ctx, stream, to+1)
+	behind, err := c.countFrom(ctx, stream, schemas.AllObjects, to+1)
 	return all - min(all, behind), err
 }
 
 // countAtMost is the same, and those that came meanwhile.
 func (c *Client) countAtMost(ctx context.Context, stream string, from, to uint64) (uint64, error) {
-	behind, err := c.countFrom(ctx, stream, to+1)
+	behind, err := c.countFrom(ctx, stream, schemas.AllObjects, to+1)
 	if err != nil {
 		return 0, err
 	}
-	all, err := c.countFrom(ctx, stream, from)
+	all, err := c.countFrom(ctx, stream, schemas.AllObjects, from)
 	return all - min(all, behind), err
 }
 
-// countFrom is how many changes of objects a consumer would get that begins at a sequence.
-func (c *Client) countFrom(ctx context.Context, stream string, from uint64) (uint64, error) {
+// countFrom is how many messages a consumer with a filter would get that begins at a sequence.
+func (c *Client) countFrom(ctx context.Context, stream, filter string, from uint64) (uint64, error) {
 	cfg := jetstream.ConsumerConfig{
-		Name: "count-" + nuid.Next(), FilterSubject: schemas.AllObjects, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
+		Name: "count-" + nuid.Next(), FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
 	}

@@ -143,7 +143,7 @@ func (b *testBus) copiesAgree(t testing.TB) {
 
 func requireEvents(t testing.TB, want, have []schemas.Event) {
 	t.Helper()
-	require.Len(t, have, len(want))
+	require.Equal(t, len(want), len(have))
 	for i := range want {
 		require.True(t, sameEvent(want[i], have[i]), "%d: %+v is not %+v", i, have[i], want[i])
 	}

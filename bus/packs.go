@@ -161,15 +161,23 @@ func (p *packs) append(ctx context.Context, new pack, events int) error {
 }
 
 // get reads a pack. ErrNotFound if it is gone, or none.
-func (p *packs) get(ctx context.Context, seq uint64) (pack, error) {
-	msg, err := p.stream.GetMsg(ctx, seq)
+func (p *packs) get(ctx context.Context, seq uint64) (pack, error) { return p.read(ctx, seq) }
+
+// next reads the first pack that is there from a place on: retention takes the first ones,
+// and others may be lost.
+func (p *packs) next(ctx context.Context, seq uint64) (pack, error) {
+	return p.read(ctx, seq, jetstream.WithGetMsgSubject(p.subject))
+}
+
+func (p *packs) read(ctx context.Context, seq uint64, which ...jetstream.GetMsgOpt) (pack, error) {
+	msg, err := p.stream.GetMsg(ctx, seq, which...)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return pack{}, fmt.Errorf("bus: pack %d: %w", seq, ErrNotFound)
 	}
 	if err != nil {
 		return pack{}, fmt.Errorf("bus: pack %d: %w", seq, explain(err))
 	}
-	found := pack{seq: seq, body: msg.Data}
+	found := pack{seq: msg.Sequence, body: msg.Data}
 	var errs [2]error
 	found.from, errs[0] = strconv.ParseUint(msg.Header.Get(packFrom), 10, 64)
 	found.to, errs[1] = strconv.ParseUint(msg.Header.Get(packTo), 10, 64)
@@ -235,9 +243,9 @@ func (p *packs) find(ctx context.Context, seq uint64) (uint64, error) {
 		if failed != nil {
 			return true
 		}
-		found, err := p.get(ctx, at)
+		found, err := p.next(ctx, at)
 		if errors.Is(err, ErrNotFound) {
-			return false // retention has taken it, and what is before
+			return true // there are none from there on
 		}
 		failed = err
 		return found.to > seq

@@ -12,7 +12,6 @@ import (
 type rescuer struct {
 	c      *Client
 	mended *packs
-	r      span
 	at     uint64 // what lies before is done
 	holes  []hole
 }
@@ -23,25 +22,21 @@ func (c *Client) rescue(ctx context.Context, r span, known []hole) ([]hole, erro
 	if err != nil {
 		return nil, err
 	}
-	history, err := c.Head(ctx, StreamHistory)
+	held, err := c.dense(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	old := r.to // end of what HISTORY does not have
-	if !history.Empty {
-		old = min(old, max(history.First, r.from))
-	}
-	m := &rescuer{c: c, mended: mended, r: r, at: r.from}
-	if err := m.fromPacks(ctx, old); err != nil {
-		return nil, err
-	}
-	m.done(old, mended.last+1)
-	if old < r.to {
-		first := mended.last + 1
-		if err := m.fromHistory(ctx); err != nil {
+	m := &rescuer{c: c, mended: mended, at: r.from}
+	for _, part := range held {
+		if err := m.fromPacks(ctx, part.from); err != nil {
 			return nil, err
 		}
-		m.done(r.to, first)
+		if err := m.fromHistory(ctx, part.to); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.fromPacks(ctx, r.to); err != nil {
+		return nil, err
 	}
 	for i := range m.holes {
 		if err := c.bound(ctx, &m.holes[i], inOrder(known, m.holes)); err != nil {
@@ -61,15 +56,27 @@ func (m *rescuer) done(to, first uint64) {
 	if m.mended.last >= first {
 		h.First, h.Last = first, m.mended.last
 	}
-	m.holes = append(m.holes, h)
 	m.at = to
+	if n := len(m.holes); n > 0 && !h.mended() && !m.holes[n-1].mended() && m.holes[n-1].To == h.From {
+		m.holes[n-1].To = to
+		return
+	}
+	m.holes = append(m.holes, h)
 }
 
-// fromPacks copies the packs of what lies before a sequence.
+// fromPacks copies the packs of what lies before a sequence. What they lack is lost.
 func (m *rescuer) fromPacks(ctx context.Context, end uint64) error {
 	if m.at >= end {
 		return nil
 	}
+	if err := m.copyPacks(ctx, end); err != nil {
+		return err
+	}
+	m.done(end, m.mended.last+1)
+	return nil
+}
+
+func (m *rescuer) copyPacks(ctx context.Context, end uint64) error {
 	packs, err := m.c.openPacks(ctx)
 	if err != nil {
 		return err
@@ -101,16 +108,16 @@ func (m *rescuer) fromPacks(ctx context.Context, end uint64) error {
 	return nil
 }
 
-// fromHistory packs what HISTORY has of the rest.
-func (m *rescuer) fromHistory(ctx context.Context) error {
-	w, from := newPackWriter(), m.at
-	flush := func(end uint64) error {
-		err := m.mended.append(ctx, pack{from: from, to: end, body: w.encode()}, w.events)
-		from, w = end, newPackWriter()
+// fromHistory packs what lies before a sequence, which HISTORY has.
+func (m *rescuer) fromHistory(ctx context.Context, end uint64) error {
+	w, from, first := newPackWriter(), m.at, m.mended.last+1
+	flush := func(to uint64) error {
+		err := m.mended.append(ctx, pack{from: from, to: to, body: w.encode()}, w.events)
+		from, w = to, newPackWriter()
 		return err
 	}
 	err := m.c.scan(ctx, scan{stream: StreamHistory, filter: schemas.AllObjects, from: m.at}, func(e schemas.Event) error {
-		if e.Seq >= m.r.to {
+		if e.Seq >= end {
 			return errStop
 		}
 		w.add(&e)
@@ -119,9 +126,10 @@ func (m *rescuer) fromHistory(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err == nil && from < m.r.to {
-		err = flush(m.r.to)
+	if err == nil && from < end {
+		err = flush(end)
 	}
+	m.done(end, first)
 	return err
 }
 
