@@ -54,6 +54,8 @@ type Config struct {
 	Bus *bus.Client
 	// RecoverBus is called when the bus has lost its streams; optional.
 	RecoverBus func() error
+	// BusMended tells that the bus has put damaged files of its streams aside; optional.
+	BusMended <-chan struct{}
 	// Flags are the settings of the program, by name, for who asks how it was started;
 	// optional. No value may be a secret.
 	Flags map[string]string

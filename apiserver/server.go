@@ -178,7 +178,7 @@ func (s *Server) Run(told context.Context) error {
 // keepHistory makes the relay and what answers for the past.
 func (s *Server) keepHistory() {
 	cfg := relay.DefaultConfig()
-	cfg.Recover = s.cfg.RecoverBus
+	cfg.Recover, cfg.Mended = s.cfg.RecoverBus, s.cfg.BusMended
 	cfg.Resynced = func() { s.history.Baseline() }
 	s.relay = relay.New(s.cfg.Etcd, s.feed, s.cfg.Bus, cfg, s.cfg.Log)
 	past := history.DefaultConfig()

@@ -63,10 +63,14 @@ func (c *Client) divideArchive(ctx context.Context, head Position, holes []hole,
 	return before, behind, nil
 }
 
-// nextIn reads the first object message at or behind a sequence.
-func nextIn(ctx context.Context, stream jetstream.Stream, seq uint64) (schemas.Event, error) {
+// nextIn reads the first object message at or behind a sequence. It is ErrNotFound behind the
+// last one.
+func (c *Client) nextIn(ctx context.Context, stream jetstream.Stream, seq uint64) (schemas.Event, error) {
 	msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(schemas.AllObjects))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := c.readable(ctx, stream, seq); err != nil {
+			return schemas.Event{}, err
+		}
 		return schemas.Event{}, ErrNotFound
 	}
 	if err != nil {
@@ -102,3 +106,24 @@ func (c *Client) Size(ctx context.Context, stream string) (messages, bytes uint6
 
 // Retention is what the streams are bounded by.
 func (c *Client) Retention() StreamsConfig { return c.cfg.Streams }
+
+// readable is an error if there is a message at or behind a sequence of ARCHIVE, of which the
+// server has said that there is none: it says so too of what it can't read.
+func (c *Client) readable(ctx context.Context, stream jetstream.Stream, seq uint64) error {
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
+	}
+	if seq > info.State.LastSeq {
+		return nil
+	}
+	_, err = stream.GetMsg(ctx, info.State.LastSeq)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("bus: stream %s: %w", StreamArchive, explain(err))
+	}
+	c.reportUnreadable(StreamArchive)
+	return fmt.Errorf("bus: message at or behind %d of %s: %w", seq, StreamArchive, ErrDamaged)
+}

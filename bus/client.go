@@ -166,6 +166,15 @@ func (c *Client) whenLost() <-chan struct{} {
 	return c.lost
 }
 
+// whenReopened is a channel that is closed when the server of this process closes its streams.
+// Of another process' server the consumers' silence tells, half a minute later.
+func (c *Client) whenReopened() <-chan struct{} {
+	if c.cfg.Server == nil {
+		return nil
+	}
+	return c.cfg.Server.whenReopened()
+}
+
 // Close ends the connection and everything that runs on it.
 func (c *Client) Close() { c.nc.Close() }
 

@@ -120,7 +120,7 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 // TestRefusedClientsDoNotFillTheLog: anybody can connect with a bad token, in a loop.
 func TestRefusedClientsDoNotFillTheLog(t *testing.T) {
 	var lines bytes.Buffer
-	log := newNatsLog(zerolog.New(&lines))
+	log := newNatsLog(zerolog.New(&lines), newDamage())
 	for i := range 1000 {
 		log.Errorf("127.0.0.1:%d - cid:1 - authentication error", i)
 	}

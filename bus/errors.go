@@ -16,6 +16,9 @@ var (
 	ErrNoSpace = errors.New("no space for the streams")
 	// ErrFenced says that somebody else has appended to HISTORY.
 	ErrFenced = errors.New("another relay has appended to the stream")
+	// ErrDamaged says that a message can't be read, or that files of the streams have just
+	// been put aside because of that. What comes next is known in a moment: read again.
+	ErrDamaged = errors.New("files of the stream are damaged and are being put aside; read again")
 	// ErrExpired says that a reader was away for too long and must list again.
 	ErrExpired = errors.New("position in the stream is no longer held")
 )

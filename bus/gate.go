@@ -74,6 +74,9 @@ func openGate(s *Server) (*gate, error) {
 		_, err = nc.Subscribe(turnSubject, s.answerTurn)
 	}
 	if err == nil {
+		_, err = nc.Subscribe(holesSubject, s.answerHoles)
+	}
+	if err == nil {
 		err = nc.FlushTimeout(requestTimeout)
 	}
 	if err != nil {

@@ -317,7 +317,7 @@ func (p pack) firstAt(seq uint64) (schemas.Event, bool) {
 // archiveAt is the first change in ARCHIVE at or behind a sequence, mended ones included.
 // ErrNotFound if there is none.
 func (c *Client) archiveAt(ctx context.Context, stream jetstream.Stream, holes []hole, seq uint64) (schemas.Event, error) {
-	e, err := nextIn(ctx, stream, seq)
+	e, err := c.nextIn(ctx, stream, seq)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return schemas.Event{}, err
 	}

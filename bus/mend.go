@@ -33,6 +33,26 @@ func (c *Client) endLost(ctx context.Context, info *jetstream.StreamInfo) (bool,
 	return false, err
 }
 
+// middleLost reports that HISTORY lacks changes that ARCHIVE has, between others. Whoever
+// follows it would go over them in silence. Deletions that an older, shorter retention let
+// expire are taken for lost too.
+func (c *Client) middleLost(ctx context.Context, info *jetstream.StreamInfo) (bool, error) {
+	if info.State.NumDeleted == 0 {
+		return false, nil
+	}
+	archive, err := c.existing(ctx, StreamArchive)
+	if err != nil || archive == nil {
+		return false, err
+	}
+	from := max(info.State.FirstSeq, archive.State.FirstSeq)
+	want, err := c.countAtLeast(ctx, StreamArchive, from, info.State.LastSeq)
+	if err != nil {
+		return false, err
+	}
+	have, err := c.countAtMost(ctx, StreamHistory, from, info.State.LastSeq)
+	return have < want, err
+}
+
 // mirrorHoled reports that a mirror that holds nothing but the present lacks messages that
 // HISTORY has and that it has taken before.
 func (c *Client) mirrorHoled(ctx context.Context, name string) (bool, error) {

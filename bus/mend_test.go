@@ -24,20 +24,41 @@ func busOnDisk(t *testing.T) (b *testBus, dir string) {
 	return b, dir
 }
 
-// cut stops the server, cuts the file of a stream in half, and starts it again.
-func (b *testBus) cut(t *testing.T, dir, stream string) {
+// restart stops the server, calls fn, and starts it again.
+func (b *testBus) restart(t *testing.T, dir string, fn func()) {
 	t.Helper()
 	b.window.Close()
 	b.Close()
 	b.server.Close()
-	files, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", stream, "msgs", "*.blk"))
-	require.NoError(t, err)
-	require.Len(t, files, 1)
-	info, err := os.Stat(files[0])
-	require.NoError(t, err)
-	require.NoError(t, os.Truncate(files[0], info.Size()/2))
+	fn()
 	b.server = testServer(t, dir)
 	b.Client = connect(t, ClientConfig{Server: b.server})
+}
+
+// blocks are the files of a stream, in order.
+func blocks(t *testing.T, dir, stream string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "jetstream", accountCore, "streams", stream, "msgs", "*.blk"))
+	require.NoError(t, err)
+	return files
+}
+
+// cutFile leaves the first half of a file.
+func cutFile(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(path, info.Size()/2))
+}
+
+// cut stops the server, cuts the file of a stream in half, and starts it again.
+func (b *testBus) cut(t *testing.T, dir, stream string) {
+	t.Helper()
+	b.restart(t, dir, func() {
+		files := blocks(t, dir, stream)
+		require.Len(t, files, 1)
+		cutFile(t, files[0])
+	})
 }
 
 // cutBus is a bus whose server was stopped and has lost the end of a stream's file.

@@ -28,6 +28,16 @@ type Position struct {
 
 // Head reads where a stream ends.
 func (c *Client) Head(ctx context.Context, stream string) (Position, error) {
+	if stream == StreamArchive && !c.cfg.edge() {
+		if err := c.sound(ctx); err != nil {
+			return Position{}, err
+		}
+	}
+	return c.head(ctx, stream)
+}
+
+// head is Head, of an ARCHIVE whose holes are being named too.
+func (c *Client) head(ctx context.Context, stream string) (Position, error) {
 	info, err := c.streamInfo(ctx, stream)
 	if err != nil {
 		return Position{}, err
@@ -104,7 +114,7 @@ func (c *Client) Mirrors(ctx context.Context) ([]Mirror, error) {
 	}
 	mirrors := []Mirror{{Stream: StreamState, Want: objects}, {Stream: StreamArchive, Want: objects}, {Stream: StreamLastN, Want: routes}}
 	for i := range mirrors {
-		head, err := c.Head(ctx, mirrors[i].Stream)
+		head, err := c.head(ctx, mirrors[i].Stream)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +134,7 @@ func (c *Client) WaitMirror(ctx context.Context, mirror string) error {
 		return err
 	}
 	for {
-		head, err := c.Head(ctx, mirror)
+		head, err := c.head(ctx, mirror)
 		if err != nil {
 			return err
 		}

@@ -135,7 +135,7 @@ func (m *rescuer) fromHistory(ctx context.Context, end uint64) error {
 
 // bound finds the revisions around a hole.
 func (c *Client) bound(ctx context.Context, h *hole, holes []hole) error {
-	head, err := c.Head(ctx, StreamArchive)
+	head, err := c.head(ctx, StreamArchive)
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,14 @@ var errStop = errors.New("stop")
 // except over last messages, where it begins anew; fn must bear that.
 func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error) error {
 	attempts, backoff := 0, minResubscribe
+	past := s.stream == StreamArchive && !c.cfg.edge()
+	var mends uint64
+	if past {
+		var err error
+		if mends, err = c.mends(ctx); err != nil {
+			return err
+		}
+	}
 	for {
 		before := s.last.Seq
 		err := c.scanOnce(ctx, &s, fn)
@@ -68,6 +76,11 @@ func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error)
 		var failed *scanError
 		if ctx.Err() != nil || !errors.As(err, &failed) {
 			return err
+		}
+		if past {
+			if now, failed := c.mends(ctx); failed == nil && now != mends {
+				return fmt.Errorf("bus: read %s: %w", s.stream, ErrDamaged)
+			}
 		}
 		attempts++
 		if s.last.Seq != before {
@@ -129,7 +142,7 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 			return err
 		}
 	}
-	lost := c.whenLost()
+	lost, reopened := c.whenLost(), c.whenReopened()
 	consumer, err := c.js.CreateOrUpdateConsumer(ctx, s.stream, s.config(name))
 	if c.cfg.edge() && errors.Is(err, nats.ErrNoResponders) {
 		err = fmt.Errorf("nobody answers requests for consumers; only the bus of `rutter up` does: %w", err)
@@ -163,6 +176,8 @@ func (c *Client) scanOnce(ctx context.Context, s *scan, fn func(schemas.Event) e
 		defer close(watch)
 		select {
 		case <-lost:
+			cancel(errConnectionLost)
+		case <-reopened:
 			cancel(errConnectionLost)
 		case <-ctx.Done():
 		}

@@ -26,17 +26,21 @@ const readyTimeout = 2 * time.Minute
 
 // Server is a NATS server in this process.
 type Server struct {
-	cfg    ServerConfig
-	log    zerolog.Logger
-	secret string // password of in-process connections; new at every start
-	nats   *natsserver.Server
-	gate   *gate // nil until it is started
-	turn   atomic.Uint64
+	cfg       ServerConfig
+	log       zerolog.Logger
+	secret    string // password of in-process connections; new at every start
+	nats      *natsserver.Server
+	gate      *gate // nil until it is started
+	turn      atomic.Uint64
+	reopening sync.Mutex
+	mu        sync.Mutex
+	reopened  chan struct{} // closed and replaced when all streams are closed, to be opened again; guarded by mu
 	// maxPending bounds what waits for the clients of EDGE; fixed but in tests.
 	maxPending int
 	clients    zerolog.Logger // of what clients may cause, and so bounded
 	stop       context.CancelFunc
 	work       sync.WaitGroup // what runs until stop
+	damage     *damage
 	// traffic is what the clients of this process publish.
 	traffic *traffic
 }
@@ -87,18 +91,26 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	if _, err := rand.Read(secret); err != nil {
 		return nil, fmt.Errorf("bus: make secret: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(), maxPending: maxPending}
+	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(), maxPending: maxPending, damage: newDamage(), reopened: make(chan struct{})}
 	s.clients = s.log.Sample(rarely())
+	if err := s.newNats(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newNats prepares the NATS server itself, which can be started once only.
+func (s *Server) newNats() error {
 	opts, err := s.options()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.nats, err = natsserver.NewServer(opts)
 	if err != nil {
-		return nil, fmt.Errorf("bus: %w", err)
+		return fmt.Errorf("bus: %w", err)
 	}
-	s.nats.SetLoggerV2(newNatsLog(s.log), s.log.GetLevel() <= zerolog.TraceLevel, false, false)
-	return s, nil
+	s.nats.SetLoggerV2(newNatsLog(s.log, s.damage), s.log.GetLevel() <= zerolog.TraceLevel, false, false)
+	return nil
 }
 
 func (s *Server) options() (*natsserver.Options, error) {
@@ -167,8 +179,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	started := time.Now()
-	s.nats.Start()
-	err := s.waitReady(ctx)
+	err := s.startNats(ctx)
 	if err == nil {
 		s.gate, err = openGate(s)
 	}
@@ -178,8 +189,29 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.work.Go(func() { s.boundPending(ctx) })
+	s.work.Go(func() { s.mendReported(ctx) })
 	s.log.Info().Str("address", s.Address()).Dur("took", time.Since(started)).Msg("bus is up")
 	return nil
+}
+
+// startNats starts the NATS server, with all streams that can be opened.
+func (s *Server) startNats(ctx context.Context) error {
+	started := false
+	open := func() error {
+		if started {
+			if err := s.newNats(); err != nil {
+				return err
+			}
+		}
+		started = true
+		s.nats.Start()
+		return s.waitReady(ctx)
+	}
+	return s.openGuarded(open, func() error {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+		return nil
+	})
 }
 
 // probeListen tells a taken port before the server, which would end the whole
@@ -296,42 +328,87 @@ func (s *Server) diskError() error {
 // of an empty stream, makes again when it starts over. Publishing and reading are no such
 // requests.
 func (s *Server) Recover() error {
-	on := s.nats.JetStreamEnabled()
-	if !s.nats.Running() || on && !s.gaveUp() {
+	if !s.nats.Running() || s.nats.JetStreamEnabled() && !s.gaveUp() {
 		return nil
 	}
 	if err := s.diskError(); errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("bus: streams are off: %w", err)
 	}
-	s.turn.Add(1)
-	defer s.turn.Add(1)
-	if on {
-		if err := s.nats.ShutdownJetStream(); err != nil {
-			return fmt.Errorf("bus: switch streams off: %w", err)
-		}
-	}
-	err := s.nats.EnableJetStream(&natsserver.JetStreamConfig{
-		StoreDir: s.cfg.StoreDir, MaxStore: s.cfg.MaxStore, MaxMemory: s.cfg.MaxMemory, SyncInterval: s.cfg.SyncInterval,
-	})
-	if err != nil {
-		return fmt.Errorf("bus: switch streams on: %w", err)
+	if err := s.reopen(nil); err != nil {
+		return err
 	}
 	s.log.Info().Msg("streams are on again")
 	return nil
 }
 
+// reopen closes all streams, if they are open, and opens them again. Between the two it
+// calls fn, if set.
+func (s *Server) reopen(fn func() error) error {
+	s.reopening.Lock()
+	defer s.reopening.Unlock()
+	s.turn.Add(1)
+	defer s.turn.Add(1)
+	closeAll := func() error {
+		if err := s.nats.ShutdownJetStream(); err != nil {
+			return fmt.Errorf("bus: switch streams off: %w", err)
+		}
+		return nil
+	}
+	if s.nats.JetStreamEnabled() {
+		if err := closeAll(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	close(s.reopened)
+	s.reopened = make(chan struct{})
+	s.mu.Unlock()
+	var failed error
+	if fn != nil {
+		failed = fn()
+	}
+	err := s.openGuarded(func() error {
+		err := s.nats.EnableJetStream(&natsserver.JetStreamConfig{
+			StoreDir: s.cfg.StoreDir, MaxStore: s.cfg.MaxStore, MaxMemory: s.cfg.MaxMemory, SyncInterval: s.cfg.SyncInterval,
+		})
+		if err != nil {
+			return fmt.Errorf("bus: switch streams on: %w", err)
+		}
+		return nil
+	}, closeAll)
+	return errors.Join(failed, err)
+}
+
+// whenReopened is a channel that is closed when all streams are closed next, to be opened
+// again. Consumers are gone then.
+func (s *Server) whenReopened() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reopened
+}
+
 // natsLog hands the server's log lines on. They are unstructured, so that the
 // line is a field and the message constant. Its warnings and errors are mostly about clients.
-type natsLog struct{ log, clients zerolog.Logger }
+type natsLog struct {
+	log, clients zerolog.Logger
+	damage       *damage
+}
 
-func newNatsLog(log zerolog.Logger) natsLog { return natsLog{log: log, clients: log.Sample(rarely())} }
+func newNatsLog(log zerolog.Logger, d *damage) natsLog {
+	return natsLog{log: log, clients: log.Sample(rarely()), damage: d}
+}
 
 func (l natsLog) Noticef(format string, v ...any) { l.write(l.log.Debug(), format, v) }
 func (l natsLog) Warnf(format string, v ...any)   { l.write(l.clients.Warn(), format, v) }
 func (l natsLog) Fatalf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
-func (l natsLog) Errorf(format string, v ...any)  { l.write(l.clients.Warn(), format, v) }
-func (l natsLog) Debugf(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
-func (l natsLog) Tracef(format string, v ...any)  { l.write(l.log.Trace(), format, v) }
+func (l natsLog) Errorf(format string, v ...any) {
+	if stream := unreadable(format, v); stream != "" {
+		l.damage.report(stream)
+	}
+	l.write(l.clients.Warn(), format, v)
+}
+func (l natsLog) Debugf(format string, v ...any) { l.write(l.log.Trace(), format, v) }
+func (l natsLog) Tracef(format string, v ...any) { l.write(l.log.Trace(), format, v) }
 
 func (natsLog) write(e *zerolog.Event, format string, v []any) {
 	if e.Enabled() {

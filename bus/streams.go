@@ -14,7 +14,7 @@ import (
 // Keys in the metadata of streams: the epoch, where HISTORY began when a mirror
 // was made, whether STATE lacks objects because it was made after HISTORY had
 // dropped messages, and whether HISTORY was made because an older one was gone or had lost
-// its end.
+// messages.
 const (
 	epochKey   = "rutter.epoch"
 	firstKey   = "rutter.first"
@@ -29,7 +29,7 @@ type Streams struct {
 	// Partial says that STATE lacks objects. A resync must bring them, and call
 	// StateComplete when it has.
 	Partial bool
-	// Cut says that HISTORY was made because an older one was gone or had lost its end. What
+	// Cut says that HISTORY was made because an older one was gone or had lost messages. What
 	// the mirrors have of that may be all there was.
 	Cut bool
 }
@@ -50,6 +50,10 @@ const (
 func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (Streams, error) {
 	cfg := c.cfg.Streams
 	if err := cfg.Validate(); err != nil {
+		return Streams{}, err
+	}
+	mends, err := c.mends(ctx)
+	if err != nil {
 		return Streams{}, err
 	}
 	made, err := c.makeHistory(ctx, cluster, rev)
@@ -79,9 +83,13 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	if err != nil {
 		return Streams{}, err
 	}
-	return made, c.makeStream(ctx, info, jetstream.StreamConfig{
+	err = c.makeStream(ctx, info, jetstream.StreamConfig{
 		Name: StreamRelay, Subjects: []string{checkpointSubject}, MaxMsgsPerSubject: 1, Replicas: cfg.Replicas,
 	})
+	if err == nil {
+		err = c.holesNamed(ctx, mends)
+	}
+	return made, err
 }
 
 // makeStream makes a stream, or changes the one there is if it has to. An update
@@ -128,16 +136,23 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (St
 		c.log.Warn().Str("epoch", have.Epoch).Msg("the streams belong to another etcd cluster, making new ones")
 		return c.remakeHistory(ctx, info.State.LastSeq, cluster, rev)
 	}
-	lost, err := c.endLost(ctx, info)
+	endLost, err := c.endLost(ctx, info)
 	if err != nil {
 		return Streams{}, err
 	}
-	if lost {
-		c.log.Warn().Str("stream", StreamHistory).Msg("a stream has lost its end, making it anew")
-		for _, name := range []string{StreamPacks, StreamHistory} { // packs may have more than an archive that was cut too
-			if err := c.dropStream(ctx, name); err != nil {
+	middleLost, err := c.middleLost(ctx, info)
+	if err != nil {
+		return Streams{}, err
+	}
+	if endLost || middleLost {
+		c.log.Warn().Str("stream", StreamHistory).Bool("end", endLost).Msg("a stream has lost messages, making it anew")
+		if endLost { // packs may have more than an archive that was cut too
+			if err := c.dropStream(ctx, StreamPacks); err != nil {
 				return Streams{}, err
 			}
+		}
+		if err := c.dropStream(ctx, StreamHistory); err != nil {
+			return Streams{}, err
 		}
 		return c.createHistory(ctx, info.State.LastSeq, cluster, rev, true)
 	}
@@ -198,7 +213,7 @@ func (c *Client) createHistory(ctx context.Context, floor, cluster uint64, rev i
 // makeMirror makes or adapts one mirror. It reports whether the mirror is STATE
 // and lacks objects.
 func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epoch string) (partial bool, err error) {
-	have, dropped, err := c.soundMirror(ctx, cfg.Name)
+	have, err := c.soundMirror(ctx, cfg.Name)
 	if err != nil {
 		return false, err
 	}
@@ -220,7 +235,7 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 		}
 	}
 	err = c.makeStream(ctx, have, cfg)
-	if err == nil && dropped && cfg.Name == StreamState {
+	if err == nil && have == nil && cfg.Name == StreamState {
 		err = c.WaitMirror(ctx, cfg.Name) // who lists from it now would miss objects
 	}
 	return partial, err
@@ -228,16 +243,17 @@ func (c *Client) makeMirror(ctx context.Context, cfg jetstream.StreamConfig, epo
 
 // soundMirror is a mirror as it is, nil if there is none. A STATE that has lost messages is
 // deleted first, so that it is made again of what HISTORY has.
-func (c *Client) soundMirror(ctx context.Context, name string) (have *jetstream.StreamInfo, dropped bool, err error) {
-	if have, err = c.existing(ctx, name); err != nil || have == nil {
-		return nil, false, err
+func (c *Client) soundMirror(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	have, err := c.existing(ctx, name)
+	if err != nil || have == nil {
+		return nil, err
 	}
 	holed, err := c.mirrorHoled(ctx, name)
 	if err != nil || !holed {
-		return have, false, err
+		return have, err
 	}
 	c.log.Warn().Str("stream", name).Msg("a stream has lost messages, making it anew")
-	return nil, true, c.dropStream(ctx, name)
+	return nil, c.dropStream(ctx, name)
 }
 
 // mirrorFirst is the sequence with which a mirror's history begins.

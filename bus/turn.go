@@ -27,18 +27,23 @@ func (s *Server) answerTurn(msg *nats.Msg) {
 // serverTurn asks for the turn. It is 0 of a server that does not tell, because it is not
 // embedded.
 func (c *Client) serverTurn(ctx context.Context) (uint64, error) {
-	msg, err := c.nc.RequestWithContext(ctx, turnSubject, nil)
+	return c.askNumber(ctx, turnSubject, nil)
+}
+
+// askNumber asks an embedded server something. Another one's answer is 0.
+func (c *Client) askNumber(ctx context.Context, subject string, request []byte) (uint64, error) {
+	msg, err := c.nc.RequestWithContext(ctx, subject, request)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("bus: turn of the server: %w", explain(err))
+		return 0, fmt.Errorf("bus: %s: %w", subject, explain(err))
 	}
-	turn, err := strconv.ParseUint(string(msg.Data), 10, 64)
+	n, err := strconv.ParseUint(string(msg.Data), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("bus: turn of the server: %w", err)
+		return 0, fmt.Errorf("bus: %s: %w", subject, err)
 	}
-	return turn, nil
+	return n, nil
 }
 
 // existing is a stream as it is, nil if there is none.

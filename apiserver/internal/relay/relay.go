@@ -32,6 +32,9 @@ type Config struct {
 	// Recover, if set, is called when the bus has no streams. The embedded server's
 	// method of that name brings them back after the disk was full.
 	Recover func() error
+	// Mended, if set, tells that streams have lost messages and MakeStreams has to look at
+	// them: the embedded server's channel of that name.
+	Mended <-chan struct{}
 	// Resynced, if set, is called when a gap was closed.
 	Resynced func()
 }
@@ -113,7 +116,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	prevMissing := 0
 	for {
 		before := r.Position()
-		err := r.work(ctx, prevMissing >= maxPrevMissing)
+		err := r.untilMended(ctx, func(ctx context.Context) error { return r.work(ctx, prevMissing >= maxPrevMissing) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -126,7 +129,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		r.noteFailure(err, backoff)
 		if errors.Is(err, bus.ErrFenced) {
-			if err := r.standBy(ctx); err != nil && ctx.Err() == nil {
+			if err := r.untilMended(ctx, r.standBy); err != nil && ctx.Err() == nil {
 				r.log.Warn().Err(err).Msg("standby ended")
 			}
 		}
@@ -136,6 +139,32 @@ func (r *Relay) Run(ctx context.Context) error {
 			return nil
 		}
 		backoff = min(2*backoff, r.cfg.MaxBackoff)
+	}
+}
+
+var errMended = errors.New("streams have lost messages")
+
+// untilMended calls fn with a context that ends when the streams must be looked at.
+func (r *Relay) untilMended(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	mended, done := make(chan bool, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-r.cfg.Mended:
+			mended <- true
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := fn(ctx)
+	cancel()
+	<-done
+	select {
+	case <-mended:
+		return errMended
+	default:
+		return err
 	}
 }
 

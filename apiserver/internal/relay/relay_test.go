@@ -86,7 +86,7 @@ func (r *rig) start(t testing.TB) (relay *Relay, kill func()) {
 	f := feed.New(r.Client, testLog(t))
 	cfg := DefaultConfig()
 	cfg.CheckpointDelay = 10 * time.Millisecond
-	cfg.Recover = r.server.Recover
+	cfg.Recover, cfg.Mended = r.server.Recover, r.server.Mended()
 	relay = New(r.Client, f, client, cfg, testLog(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

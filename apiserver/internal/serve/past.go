@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/rutter-project/rutter/apiserver/internal/history"
+	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
 )
@@ -234,7 +235,7 @@ var errNoHistory = errors.New("this server keeps no history: it has no event bus
 func pastError(err error) error {
 	var refused *history.Error
 	if !errors.As(err, &refused) {
-		if errors.Is(err, errNoHistory) {
+		if errors.Is(err, errNoHistory) || errors.Is(err, bus.ErrDamaged) {
 			return apierrors.NewServiceUnavailable(err.Error())
 		}
 		return err

@@ -170,7 +170,7 @@ func (c *Cluster) newAPI() error {
 	cfg.SealFile = c.cfg.SealFile()
 	cfg.Etcd, cfg.PKI, cfg.Log = c.etcd.Client(), c.ca, c.log
 	cfg.Access, cfg.Serving, cfg.Flags = c.cfg.Access, c.cfg.Serving, c.cfg.Flags
-	cfg.Bus, cfg.RecoverBus = c.bus, c.busd.Recover
+	cfg.Bus, cfg.RecoverBus, cfg.BusMended = c.bus, c.busd.Recover, c.busd.Mended()
 	api, err := apiserver.New(cfg)
 	if err != nil {
 		return err

@@ -1,0 +1,174 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
+)
+
+// A server that fails to open a stream deletes it (nats-server 2.15.2: stream.stop, called by
+// addStreamWithAssignment): over one file that it can't read, whatever the reason. So all
+// files of streams have a second name while they are opened.
+
+const (
+	// guardDir holds the second names, in the store directory. What is there at start is of a
+	// start that was cut short.
+	guardDir = "opening"
+	// openedDir is what guardDir becomes when all is well, until it is deleted.
+	openedDir = "opened"
+)
+
+// openGuarded opens all streams. Those that the server could not open are opened again once
+// their files are mended; if that does not help they are put aside.
+func (s *Server) openGuarded(open, closeAll func() error) error {
+	if err := s.guard(); err != nil {
+		return fmt.Errorf("bus: guard the streams: %w", err)
+	}
+	if err := open(); err != nil {
+		return err
+	}
+	refused, err := s.refused()
+	if err != nil {
+		return err
+	}
+	if len(refused) > 0 {
+		if err := closeAll(); err != nil {
+			return err
+		}
+		for _, stream := range refused {
+			s.log.Error().Str("stream", stream).Msg("the server could not open a stream, looking at its files")
+			if err := s.restore(stream); err != nil {
+				return err
+			}
+			if !s.mendFiles(stream) {
+				if err := s.putAside(stream); err != nil {
+					return err
+				}
+			}
+		}
+		if err := open(); err != nil {
+			return err
+		}
+		if refused, err = s.refused(); err != nil {
+			return err
+		}
+		for _, stream := range refused {
+			if err := errors.Join(s.restore(stream), s.putAside(stream)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.unguard(); err != nil {
+		return fmt.Errorf("bus: guard of the streams: %w", err)
+	}
+	return nil
+}
+
+// guard gives all files of streams a second name, after it has brought back what a server
+// deleted that was ended at that.
+func (s *Server) guard() error {
+	streams, second := s.streamDir(""), filepath.Join(s.cfg.StoreDir, guardDir)
+	if err := linkTree(second, streams); err != nil {
+		return err
+	}
+	if err := errors.Join(os.RemoveAll(second), os.RemoveAll(filepath.Join(s.cfg.StoreDir, openedDir))); err != nil {
+		return err
+	}
+	err := linkTree(streams, second)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EMLINK) {
+		s.log.Warn().Err(err).Msg("the file system has no hard links: a stream that can't be opened would be lost")
+		return os.RemoveAll(second)
+	}
+	return err
+}
+
+// unguard forgets the second names.
+func (s *Server) unguard() error {
+	opened := filepath.Join(s.cfg.StoreDir, openedDir)
+	err := os.Rename(filepath.Join(s.cfg.StoreDir, guardDir), opened)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, os.RemoveAll(opened))
+}
+
+// linkTree gives the files of one directory, and of those in it, the same names in another
+// one, where they don't exist. Without the first one it does nothing.
+func linkTree(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir() && name != "." && strings.HasPrefix(d.Name(), "."): // of a stream that is being deleted
+			return fs.SkipDir
+		case d.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o700)
+		case !d.Type().IsRegular():
+			return nil
+		}
+		if err := os.Link(path, filepath.Join(to, name)); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	})
+	if _, missing := os.Stat(from); errors.Is(missing, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// refused are the streams that the server has not opened.
+func (s *Server) refused() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.cfg.StoreDir, guardDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bus: streams: %w", err)
+	}
+	info, err := s.nats.Jsz(&natsserver.JSzOptions{Account: accountCore, Streams: true})
+	if err != nil {
+		return nil, fmt.Errorf("bus: streams: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		opened := slices.ContainsFunc(info.AccountDetails, func(a *natsserver.AccountDetail) bool {
+			return slices.ContainsFunc(a.Streams, func(d natsserver.StreamDetail) bool { return d.Name == e.Name() })
+		})
+		if !opened {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// restore brings back what the server has deleted of a stream.
+func (s *Server) restore(stream string) error {
+	if err := linkTree(filepath.Join(s.cfg.StoreDir, guardDir, stream), s.streamDir(stream)); err != nil {
+		return fmt.Errorf("bus: stream %s: %w", stream, err)
+	}
+	return nil
+}
+
+// putAside takes away a stream that the server can't open, though no message of it is damaged.
+func (s *Server) putAside(stream string) error {
+	aside := filepath.Join(s.cfg.StoreDir, asideDir, fmt.Sprintf("%s-%d", stream, time.Now().UnixNano()))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(aside), 0o700), os.Rename(s.streamDir(stream), aside)); err != nil {
+		return fmt.Errorf("bus: stream %s: %w", stream, err)
+	}
+	s.log.Error().Str("stream", stream).Str("aside", aside).Msg("a stream can't be opened, and is put aside")
+	return os.RemoveAll(filepath.Join(s.cfg.StoreDir, guardDir, stream))
+}
