@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rutter-project/rutter/schemas"
@@ -184,4 +187,44 @@ func TestStreamThatCanNotBeOpenedIsPutAside(t *testing.T) {
 	objects := 0
 	require.NoError(t, b.ReadState(t.Context(), schemas.AllObjects, func(schemas.Event) error { objects++; return nil }))
 	require.Equal(t, len(all), objects, "it is made again")
+}
+
+// TestArchiveIsMadeOverItsMessages: of its configuration, which is damaged, it needs nothing.
+func TestArchiveIsMadeOverItsMessages(t *testing.T) {
+	for name, damage := range map[string]func(dir string) error{
+		"cut":    func(dir string) error { return os.Truncate(filepath.Join(dir, description), 100) },
+		"gone":   func(dir string) error { return os.Remove(filepath.Join(dir, description)) },
+		"no sum": func(dir string) error { return os.Remove(filepath.Join(dir, descriptionSum)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, dir, all := longBus(t)
+			require.NoError(t, b.PackArchive(t.Context()))
+			require.NoError(t, b.PutKeyframe(t.Context(), Keyframe{Rev: 7, Time: time.Now()}, strings.NewReader("frame")))
+			b.restart(t, dir, func() {
+				for _, stream := range madeOver {
+					require.NoError(t, damage((&Server{cfg: DefaultServerConfig(dir)}).streamDir(stream)))
+				}
+			})
+			require.Len(t, aside(t, dir), len(madeOver))
+			_, err := b.streamInfo(t.Context(), StreamArchive)
+			require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+			require.NoError(t, b.DeleteStream(t.Context(), StreamHistory), "so that it can't be made of that")
+			_, err = b.MakeStreams(t.Context(), testCluster, 1)
+			require.NoError(t, err)
+			requireEvents(t, all, b.read(t, Range{}))
+			require.Empty(t, b.gaps(t))
+			b.copiesAgree(t)
+			frame, err := b.ReadKeyframe(t.Context(), 7)
+			require.NoError(t, err)
+			require.Equal(t, "frame", string(frame))
+			head, err := b.Head(t.Context(), StreamHistory)
+			require.NoError(t, err)
+			b.epoch = head.Epoch
+			b.open(t)
+			b.send(t, schemas.Added, pod("new"), 1)
+			b.flush(t)
+			b.settle(t, StreamArchive)
+			require.Len(t, b.read(t, Range{}), len(all)+1)
+		})
+	}
 }

@@ -12,6 +12,8 @@ import (
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sys/unix"
+
+	"github.com/rutter-project/rutter/bus/internal/blockfile"
 )
 
 // A server that fails to open a stream deletes it (nats-server 2.15.2: stream.stop, called by
@@ -48,7 +50,12 @@ func (s *Server) openGuarded(open, closeAll func() error) error {
 			if err := s.restore(stream); err != nil {
 				return err
 			}
-			if !s.mendFiles(stream) {
+			mended := s.mendFiles(stream)
+			undescribed, err := s.putDescriptionAside(stream)
+			if err != nil {
+				return err
+			}
+			if !mended && !undescribed {
 				if err := s.putAside(stream); err != nil {
 					return err
 				}
@@ -61,6 +68,9 @@ func (s *Server) openGuarded(open, closeAll func() error) error {
 			return err
 		}
 		for _, stream := range refused {
+			if s.undescribed(stream) {
+				continue
+			}
 			if err := errors.Join(s.restore(stream), s.putAside(stream)); err != nil {
 				return err
 			}
@@ -163,9 +173,50 @@ func (s *Server) restore(stream string) error {
 	return nil
 }
 
+// Files of a stream that say what it is: its configuration, and the hash of that.
+const (
+	description    = natsserver.JetStreamMetaFile
+	descriptionSum = natsserver.JetStreamMetaFileSum
+)
+
+// madeOver are the streams that can be made over the messages they have. HISTORY's epoch and
+// STATE's lack of objects are known by their description only; both are made of others.
+var madeOver = []string{StreamArchive, StreamPacks, StreamMended, StreamKeyframes}
+
+// putDescriptionAside takes away the description of a stream if it is damaged, and reports
+// whether MakeStreams will make the stream again over its messages.
+func (s *Server) putDescriptionAside(stream string) (bool, error) {
+	if !slices.Contains(madeOver, stream) || blockfile.Described(s.streamDir(stream), stream) {
+		return false, nil
+	}
+	aside, second := s.asidePath(stream), filepath.Join(s.cfg.StoreDir, guardDir, stream)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return false, fmt.Errorf("bus: stream %s: %w", stream, err)
+	}
+	for _, name := range []string{description, descriptionSum} {
+		err := os.Rename(filepath.Join(s.streamDir(stream), name), filepath.Join(aside, name))
+		if err = errors.Join(err, os.Remove(filepath.Join(second, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("bus: stream %s: %w", stream, err)
+		}
+	}
+	s.log.Error().Str("stream", stream).Str("aside", aside).Msg("the description of a stream is damaged, and is put aside")
+	return true, nil
+}
+
+// undescribed reports whether a stream is to be made again over its messages.
+func (s *Server) undescribed(stream string) bool {
+	_, err := os.Stat(filepath.Join(s.streamDir(stream), description))
+	return slices.Contains(madeOver, stream) && errors.Is(err, fs.ErrNotExist)
+}
+
+// asidePath is a new place for something of a stream.
+func (s *Server) asidePath(stream string) string {
+	return filepath.Join(s.cfg.StoreDir, asideDir, fmt.Sprintf("%s-%d", stream, time.Now().UnixNano()))
+}
+
 // putAside takes away a stream that the server can't open, though no message of it is damaged.
 func (s *Server) putAside(stream string) error {
-	aside := filepath.Join(s.cfg.StoreDir, asideDir, fmt.Sprintf("%s-%d", stream, time.Now().UnixNano()))
+	aside := s.asidePath(stream)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(aside), 0o700), os.Rename(s.streamDir(stream), aside)); err != nil {
 		return fmt.Errorf("bus: stream %s: %w", stream, err)
 	}

@@ -2,6 +2,7 @@ package blockfile
 
 import (
 	"cmp"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +29,25 @@ type Mended struct {
 	Aside string
 	// Damage is what was found first.
 	Damage error
+}
+
+// Described reports whether the description of a stream, which is beside its messages, is
+// there and as the server wrote it.
+func Described(dir, stream string) bool {
+	description, err := os.ReadFile(filepath.Join(dir, natsserver.JetStreamMetaFile))
+	if err != nil {
+		return false
+	}
+	sum, err := os.ReadFile(filepath.Join(dir, natsserver.JetStreamMetaFileSum))
+	if err != nil {
+		return false
+	}
+	hash, err := newHash(stream)
+	if err != nil {
+		return false
+	}
+	_, _ = hash.Write(description) // a hash takes everything
+	return hex.EncodeToString(hash.Sum(nil)) == string(sum)
 }
 
 // Damaged are the numbers of a stream's files that can't be read whole, in the directory

@@ -52,12 +52,13 @@ type reader struct {
 }
 
 func newReader(stream string, number uint32, buf []byte) (*reader, error) {
-	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, number))
-	hash, err := highwayhash.NewDigest64(key[:])
-	if err != nil {
-		return nil, err
-	}
-	return &reader{hash: hash, buf: buf}, nil
+	hash, err := newHash(fmt.Sprintf("%s-%d", stream, number))
+	return &reader{hash: hash, buf: buf}, err
+}
+
+func newHash(name string) (*highwayhash.Digest64, error) {
+	key := sha256.Sum256([]byte(name))
+	return highwayhash.NewDigest64(key[:])
 }
 
 var errRecord = errors.New("record is damaged")
