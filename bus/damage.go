@@ -24,8 +24,8 @@ import (
 // both cases what can't be read is put aside and the streams are opened again, so that it
 // becomes a hole, which MakeStreams finds, fills and names.
 
-// asideDir is where damaged files go, in the store directory.
-const asideDir = "damaged"
+// DamagedDir is where damaged files go, in the store directory.
+const DamagedDir = "damaged"
 
 // checkPause is how long a stream is not looked at again after its files were, by the reports
 // of readers: looking takes reading them all.
@@ -68,7 +68,7 @@ func (s *Server) streamDir(stream string) string {
 
 // mendFiles puts damaged files of a stream aside, and reports whether there were any.
 func (s *Server) mendFiles(stream string) bool {
-	mended, err := blockfile.Mend(s.streamDir(stream), stream, filepath.Join(s.cfg.StoreDir, asideDir))
+	mended, err := blockfile.Mend(s.streamDir(stream), stream, filepath.Join(s.cfg.StoreDir, DamagedDir))
 	if err != nil {
 		s.log.Error().Err(err).Str("stream", stream).Msg("files of a stream can't be mended")
 	}

@@ -59,7 +59,7 @@ func forget(t *testing.T, dir, stream string) {
 
 func aside(t *testing.T, dir string) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, asideDir, "*"))
+	files, err := filepath.Glob(filepath.Join(dir, DamagedDir, "*"))
 	require.NoError(t, err)
 	return files
 }

@@ -211,7 +211,7 @@ func (s *Server) undescribed(stream string) bool {
 
 // asidePath is a new place for something of a stream.
 func (s *Server) asidePath(stream string) string {
-	return filepath.Join(s.cfg.StoreDir, asideDir, fmt.Sprintf("%s-%d", stream, time.Now().UnixNano()))
+	return filepath.Join(s.cfg.StoreDir, DamagedDir, fmt.Sprintf("%s-%d", stream, time.Now().UnixNano()))
 }
 
 // putAside takes away a stream that the server can't open, though no message of it is damaged.

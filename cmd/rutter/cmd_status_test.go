@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/health"
 	"github.com/rutter-project/rutter/schemas"
 )
@@ -126,6 +127,11 @@ func TestCheckHost(t *testing.T) {
 		require.Equal(t, code == exitFound, health.Count(found, health.Failed) > 0)
 	}
 	require.NoDirExists(t, dir)
+	damaged := filepath.Join(dir, "bus", bus.DamagedDir)
+	require.NoError(t, os.MkdirAll(damaged, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(damaged, "ARCHIVE-2-7.blk"), nil, 0o600))
+	_, out, errs := rutter(t, append([]string{"check", "host"}, args...)...)
+	require.Contains(t, out, "were damaged and are in "+damaged+": ARCHIVE-2-7.blk", errs)
 	code, _, errs := rutter(t, "check", "everything")
 	require.Equal(t, exitFailed, code)
 	require.Equal(t, "rutter: invalid argument \"everything\" for \"rutter check\"\n", errs)

@@ -57,6 +57,8 @@ func TestHost(t *testing.T) {
 		"few files":            {func(h *Host) { h.OpenFiles = 1024 }, "open-files", Warning, "up to 1024"},
 		"few inotify":          {func(h *Host) { h.Inotify = 128 }, "inotify", Warning, "up to 128 instances"},
 		"free clock":           {func(h *Host) { h.ClockSynchronised = false }, "clock", Warning, "the kernel's clock is not synchronised"},
+		"damaged streams":      {func(h *Host) { h.Damaged, h.Aside = []string{"b.blk", "a.blk"}, "/d/bus/damaged" }, "stream-files", Warning, "were damaged and are in /d/bus/damaged: a.blk, b.blk"},
+		"sound streams":        {func(*Host) {}, "stream-files", OK, "none was damaged"},
 		"no data yet":          {func(h *Host) { h.DataMode = 0 }, "data-directory", OK, "is not there yet"},
 		"open directory":       {func(h *Host) { h.DataMode = 0o750 }, "data-directory", Failed, "others may look into it (mode 0750)"},
 		"narrow directory":     {func(h *Host) { h.DataMode = fs.FileMode(0o500) }, "data-directory", OK, "is its owner's alone, and so are its keys"},

@@ -43,6 +43,9 @@ type Host struct {
 	// others than the owner may read.
 	DataMode fs.FileMode
 	OpenKeys []string
+	// Damaged are files of streams that the bus has put aside, and Aside where they are.
+	Damaged []string
+	Aside   string
 	// Addresses are the machine's own, but for those of the cluster's devices.
 	Addresses []netip.Prefix
 	Unseen    map[string]string
@@ -87,6 +90,7 @@ func CheckHost(h Host) []Finding {
 		{"containerd", true, checkContainerd}, {"runc", true, checkRunc}, {"addresses", true, checkAddresses},
 		{"ports", false, checkPorts}, {"disk", false, checkDisk}, {"inodes", false, checkInodes}, {"memory", false, checkMemory},
 		{"open-files", false, checkFiles}, {"inotify", true, checkInotify}, {"clock", false, checkClock}, {"data-directory", false, checkData},
+		{"stream-files", false, checkStreamFiles},
 	}
 	var out []Finding
 	for _, c := range checks {
@@ -258,6 +262,11 @@ func checkData(name string, h Host) Finding {
 	}
 	slices.Sort(h.OpenKeys)
 	return found(name, Failed, h.OpenKeys, "is its owner's alone, and so are its keys", "others may read keys", "chmod 0600 them, and think of who may have read them")
+}
+
+func checkStreamFiles(name string, h Host) Finding {
+	slices.Sort(h.Damaged)
+	return found(name, Warning, h.Damaged, "none was damaged", "were damaged and are in "+h.Aside, "see to the disk, and to the gaps of `rutter history status`; then delete them")
 }
 
 // skewAllowed is by how much clocks may differ without a word.

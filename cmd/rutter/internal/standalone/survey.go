@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/cmd/rutter/internal/health"
 )
 
@@ -45,6 +46,7 @@ func (c Config) Survey(ctx context.Context) (health.Host, error) {
 	see("disk", c.seeDisk)
 	see("addresses", seeAddresses)
 	see("data-directory", c.seeData)
+	see("stream-files", c.seeStreams)
 	_, err = os.Stat("/sys/kernel/btf/vmlinux")
 	h.BTF = err == nil
 	for _, program := range []string{"containerd", "runc"} {
@@ -220,6 +222,19 @@ func (c Config) seeData(h *health.Host) error {
 		}
 		return err
 	})
+}
+
+// seeStreams looks for files of streams that the bus has put aside.
+func (c Config) seeStreams(h *health.Host) error {
+	h.Aside = filepath.Join(c.busDir(), bus.DamagedDir)
+	entries, err := os.ReadDir(h.Aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		h.Damaged = append(h.Damaged, e.Name())
+	}
+	return err
 }
 
 // tryPorts listens for a moment on each port of the cluster.
