@@ -30,9 +30,12 @@ instant, halving what is left each time, as git bisect run does. KUBECONFIG lead
 command to the instant, as with rutter at; the cluster itself is not touched. Its exit code
 says: 0 good, 125 can't be judged, other codes up to 127 bad, 128 and more stops.
 
+Revisions in a gap, where changes are lost, are left out.
+
 What the command prints goes to stderr; the result, with who changed what, to stdout.
 
-Exit code 0: found. 1: only skipped revisions are left. 2: it could not be done.`,
+Exit code 0: found. 1: only revisions are left that were skipped or are lost. 2: it could
+not be done.`,
 		Example: `  rutter bisect --good -6h -- sh -c 'kubectl get deploy web -o jsonpath={.spec.replicas} | grep 3'
   rutter bisect --good rev-1000 --bad rev-2000 -- kubectl get secret db -n shop`,
 		Args: cobra.MinimumNArgs(1),
@@ -79,6 +82,13 @@ func runBisect(cmd *cobra.Command, o operator, f bisectFlags, command []string) 
 		return err
 	}
 	search := past.NewBisection(from.Rev, to.Rev)
+	status, _, err := s.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	for _, g := range status.Gaps { // no command can say anything of what is lost
+		search.SkipBetween(g.From.Rev, g.To.Rev)
+	}
 	err = withWindow(cmd.Context(), w, func(ctx context.Context) error {
 		return searchRevisions(ctx, search, func(rev int64) (verdict, error) {
 			return judge(ctx, cmd, w, rev, command)
@@ -89,7 +99,7 @@ func runBisect(cmd *cobra.Command, o operator, f bisectFlags, command []string) 
 	if err != nil {
 		return err
 	}
-	return reportBisection(cmd, s, search, f.output)
+	return reportBisection(cmd, s, search, status.Gaps, f.output)
 }
 
 // verdict is what a command says about a revision.
@@ -163,15 +173,22 @@ type bisection struct {
 	Good int64 `json:"good"`
 	Bad  int64 `json:"bad"`
 	// Found says that nothing is between the two.
-	Found  bool            `json:"found"`
+	Found bool `json:"found"`
+	// Gaps are where changes between the two are lost.
+	Gaps   []remote.Gap    `json:"gaps,omitempty"`
 	Events []schemas.Event `json:"events"`
 }
 
 // reportBisection prints the first bad revision with who changed what.
-func reportBisection(cmd *cobra.Command, s *remote.Server, b *past.Bisection, output string) error {
+func reportBisection(cmd *cobra.Command, s *remote.Server, b *past.Bisection, gaps []remote.Gap, output string) error {
 	r := bisection{Events: []schemas.Event{}}
 	r.Good, r.Bad = b.Found()
 	r.Found = r.Bad-r.Good == 1
+	for _, g := range gaps {
+		if g.From.Rev < r.Bad && g.To.Rev > r.Good+1 && !r.Found {
+			r.Gaps = append(r.Gaps, g)
+		}
+	}
 	if r.Found {
 		events, err := s.At(cmd.Context(), r.Bad)
 		if err != nil {
@@ -197,6 +214,11 @@ func writeBisection(cmd *cobra.Command, s *remote.Server, form string, r bisecti
 		return writeYAML(out, r)
 	case !r.Found:
 		_, err := fmt.Fprintf(out, "The first bad revision is behind %s, up to %s; those between can't be judged.\n", remote.RevText(r.Good), remote.RevText(r.Bad))
+		for _, g := range r.Gaps {
+			if err == nil {
+				_, err = fmt.Fprintf(out, "Lost behind %s, before %s: %s\n", instantText(g.From), instantText(g.To), g.Reason)
+			}
+		}
 		return err
 	}
 	fmt.Fprintf(out, "%s is the first bad revision.\n", remote.RevText(r.Bad))

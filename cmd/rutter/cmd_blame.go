@@ -33,7 +33,8 @@ func newBlame(cfg *standalone.Config) *cobra.Command {
 		Short: "Say who last set each field of an object",
 		Long: `Blame lists the fields of an object with the change that gave each its value: revision,
 time, user and field manager. A field that is older than all changes that are held has a
-"before" in front of the oldest of them. Of an object that is gone, the last state is
+"before" in front of the oldest of them; one that a change set which is lost, or the next
+one behind it, has "up to" in front of that. Of an object that is gone, the last state is
 explained. The values of Secrets are not in the log, so their fields are not listed.
 
 Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
@@ -97,12 +98,18 @@ func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
 	if err != nil {
 		return err
 	}
-	if len(events) == 0 {
+	lost, last := gapsIn(events)
+	if last == nil {
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s are held up to %s.\n", objectName(key), at.Text())
+		tellLost(cmd, lost)
 		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), f.output))
 	}
+	tellLost(cmd, lost)
+	if last.Resync != 0 && last.Type == schemas.Deleted {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s is gone since; its last state is lost, and this is the last one held.\n", objectName(key))
+	}
 	var base []byte
-	if first := events[0]; first.PrevRev > 0 && !sealed(key) {
+	if first := events[0]; first.Type != schemas.Gap && first.PrevRev > 0 && !sealed(key) {
 		before, err := s.Before(cmd.Context(), first)
 		if err != nil {
 			return err
@@ -116,6 +123,29 @@ func runBlame(cmd *cobra.Command, f blameFlags, arg string) error {
 	return writeBlame(cmd.OutOrStdout(), f.output, origins)
 }
 
+// gapsIn are the gaps among events, and the last event that is none, nil without one.
+func gapsIn(events []schemas.Event) (gaps []schemas.Event, last *schemas.Event) {
+	for i, e := range events {
+		if e.Type == schemas.Gap {
+			gaps = append(gaps, e)
+		} else {
+			last = &events[i]
+		}
+	}
+	return gaps, last
+}
+
+// tellLost names gaps beside what is printed.
+func tellLost(cmd *cobra.Command, gaps []schemas.Event) {
+	for _, g := range gaps {
+		fmt.Fprintln(cmd.ErrOrStderr(), lostText(g))
+	}
+}
+
+func lostText(gap schemas.Event) string {
+	return strings.ToUpper(gapText(gap)[:1]) + gapText(gap)[1:] + "."
+}
+
 // sealed objects are in the log without what they hold.
 func sealed(key schemas.Key) bool { return key.Group == "" && key.Resource == "secrets" }
 
@@ -125,7 +155,8 @@ type blameRow struct {
 	Value    string    `json:"value"`
 	Revision int64     `json:"revision"`
 	Known    bool      `json:"known"`
-	Time     time.Time `json:"time"`
+	Lost     bool      `json:"lost,omitempty"` // it, or a change before it that is lost
+	Time     time.Time `json:"time,omitzero"`
 	User     string    `json:"user,omitempty"`
 	Manager  string    `json:"manager,omitempty"`
 }
@@ -133,7 +164,7 @@ type blameRow struct {
 func writeBlame(w io.Writer, form string, origins []past.Origin) error {
 	rows := make([]blameRow, len(origins))
 	for i, o := range origins {
-		rows[i] = blameRow{Field: o.Path, Value: o.Value, Revision: o.By.Rev, Known: o.Known, Time: o.By.Header.Time.UTC()}
+		rows[i] = blameRow{Field: o.Path, Value: o.Value, Revision: o.By.Rev, Known: o.Known, Lost: o.Lost, Time: o.By.Header.Time.UTC()}
 		if o.Known {
 			rows[i].User, rows[i].Manager = o.By.Header.User, o.By.Header.Manager
 		}
@@ -148,7 +179,10 @@ func writeBlame(w io.Writer, form string, origins []past.Origin) error {
 	fmt.Fprintln(table, "REVISION\tTIME\tUSER\tMANAGER\tFIELD\tVALUE")
 	for _, r := range rows {
 		revision := fmt.Sprint(r.Revision)
-		if !r.Known {
+		switch {
+		case r.Lost:
+			revision = "up to " + revision
+		case !r.Known:
 			revision = "before " + revision
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", revision, pastClock.text(r.Time), r.User, r.Manager, r.Field, shorten(r.Value))

@@ -180,6 +180,7 @@ type recorder struct {
 	choice   *incident.Choice
 	redact   incident.Redaction
 	from, to remote.Instant
+	later    []remote.Instant // set by read
 }
 
 // choose finds out what of the span is wanted, and whether there is any.
@@ -191,21 +192,65 @@ func (r *recorder) choose(ctx context.Context) (bool, error) {
 		r.choice.Learn(e)
 		return nil
 	}
-	if err := r.read(ctx, learn, learn); err != nil {
+	if err := r.read(ctx, learn, learn, func(_ int64, e schemas.Event) error { return learn(e) }); err != nil {
 		return false, err
 	}
 	return r.choice.Decide() > 0, nil
 }
 
-// read hands on the state at the beginning, and what happened until the end.
-func (r *recorder) read(ctx context.Context, object, change func(schemas.Event) error) error {
+// read hands on the state at the beginning, what happened until the end, and the state
+// behind each gap that no state follows, with its revision.
+func (r *recorder) read(ctx context.Context, object, change func(schemas.Event) error, again func(int64, schemas.Event) error) error {
 	if err := r.server.State(ctx, r.from.Text(), object); err != nil {
 		return fmt.Errorf("objects at %s: %w", r.from.Text(), err)
 	}
 	if r.from.Rev == r.to.Rev {
 		return nil
 	}
-	return r.server.Events(ctx, remote.Query{Since: remote.RevText(r.from.Rev + 1), Until: r.to.Text()}, change)
+	var lost []schemas.Event
+	err := r.server.Events(ctx, remote.Query{Since: remote.RevText(r.from.Rev + 1), Until: r.to.Text()}, func(e schemas.Event) error {
+		if e.Lost() {
+			lost = append(lost, e)
+		}
+		return change(e)
+	})
+	if err != nil {
+		return err
+	}
+	if r.later, err = r.behind(ctx, lost); err != nil {
+		return err
+	}
+	for _, at := range r.later {
+		err := r.server.State(ctx, at.Text(), func(e schemas.Event) error { return again(at.Rev, e) })
+		if err != nil {
+			return fmt.Errorf("objects at %s, behind a gap: %w", at.Text(), err)
+		}
+	}
+	return nil
+}
+
+// behind are the first instants behind gaps whose state is held.
+func (r *recorder) behind(ctx context.Context, lost []schemas.Event) ([]remote.Instant, error) {
+	if len(lost) == 0 {
+		return nil, nil
+	}
+	status, _, err := r.server.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []remote.Instant
+	for _, e := range lost {
+		at := r.to
+		for _, g := range status.Gaps {
+			if g.From.Rev <= e.PrevRev && e.Rev <= g.To.Rev && g.To.Rev < at.Rev {
+				at = g.To
+			}
+		}
+		if len(out) == 0 || out[len(out)-1].Rev < at.Rev {
+			out = append(out, at)
+		}
+	}
+	return out, nil
 }
 
 func (r *recorder) record(ctx context.Context) ([]byte, bundle.Header, error) {
@@ -231,13 +276,19 @@ func (r *recorder) record(ctx context.Context) ([]byte, bundle.Header, error) {
 			return add(r.redact.Apply(e))
 		}
 	}
-	if err := r.read(ctx, wanted(w.Object), wanted(w.Event)); err != nil {
+	again := func(at int64, e schemas.Event) error {
+		return wanted(func(e schemas.Event) error { return w.Later(at, e) })(e)
+	}
+	if err := r.read(ctx, wanted(w.Object), wanted(w.Event), again); err != nil {
 		return nil, bundle.Header{}, err
 	}
 	h := bundle.Header{
 		Rutter: build().Version, Made: time.Now().UTC().Truncate(time.Second), Cluster: status.Epoch,
 		From: bundle.Instant(r.from), To: bundle.Instant(r.to),
 		Selection: r.choice.Selection, Redacted: append([]string{bundle.Redacted}, r.redact.What...),
+	}
+	for _, at := range r.later {
+		h.Later = append(h.Later, bundle.Instant(at))
 	}
 	if h.To.Time.Before(h.From.Time) { // a clock was put back; revisions count
 		h.To.Time = h.From.Time

@@ -92,6 +92,13 @@ func (f logFlags) query(cmd *cobra.Command, s *remote.Server, key schemas.Key) (
 	if f.since != "" {
 		at, err := resolve(cmd, s, "--since", f.since)
 		switch {
+		case apierrors.IsResourceExpired(err) && remote.Lost(err): // the server tells the gap first
+			fmt.Fprintf(cmd.ErrOrStderr(), "--since %s lies in a gap; beginning behind it\n", f.since)
+			from, err := past.ParseInstant(f.since, time.Now())
+			if err != nil {
+				return q, err
+			}
+			q.Since = from.Text
 		case apierrors.IsResourceExpired(err):
 			fmt.Fprintf(cmd.ErrOrStderr(), "--since %s is before everything that is held; beginning with the oldest\n", f.since)
 		case err != nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,8 @@ asked for those. An object that is gone explains its end too. Steps of the objec
 have a star.
 
 Where no cause was recorded for a new object, its owner's last change stands for it and is
-marked "by owner"; where nothing is known, it says "cause unknown".
+marked "by owner"; where nothing is known, it says "cause unknown". Where changes of the
+object are lost, a line says which, and what was found behind them has no author.
 
 Exit code 0: found. 1: nothing is held of the object. 2: it could not be done.`,
 		Example: `  rutter why pod/web-5d9c7b-x2x1 -n shop
@@ -56,8 +58,11 @@ func runWhy(cmd *cobra.Command, f blameFlags, arg string) error {
 	if err != nil {
 		return err
 	}
-	if len(steps) == 0 {
+	if !slices.ContainsFunc(steps, func(s past.Step) bool { return s.Type != schemas.Gap }) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes of %s are held up to %s.\n", objectName(key), at.Text())
+		for _, s := range steps {
+			fmt.Fprintln(cmd.ErrOrStderr(), lostText(s.Event))
+		}
 		return errors.Join(errFound, writeNothing(cmd.OutOrStdout(), f.output))
 	}
 	return writeWhy(cmd.OutOrStdout(), f.output, steps)
@@ -66,8 +71,8 @@ func runWhy(cmd *cobra.Command, f blameFlags, arg string) error {
 // whyStep is a step in JSON and YAML.
 type whyStep struct {
 	Revision int64             `json:"revision"`
-	Time     time.Time         `json:"time"`
-	Object   schemas.Key       `json:"object"`
+	Time     time.Time         `json:"time,omitzero"`
+	Object   *schemas.Key      `json:"object,omitempty"` // not of a gap
 	Change   schemas.EventType `json:"change"`
 	What     string            `json:"what"`
 	User     string            `json:"user,omitempty"`
@@ -87,9 +92,12 @@ func writeWhy(w io.Writer, form string, steps []past.Step) error {
 	out := make([]whyStep, len(steps))
 	for i, s := range steps {
 		out[i] = whyStep{
-			Revision: s.Rev, Time: s.Header.Time.UTC(), Object: s.Key, Change: s.Type, What: s.Note,
+			Revision: s.Rev, Time: s.Header.Time.UTC(), Change: s.Type, What: s.Note,
 			User: s.Header.User, Manager: s.Header.Manager, Verb: s.Header.Verb,
 			Causes: s.Cause, ByOwner: s.ByOwner, Missing: s.Missing, Unknown: s.Unknown, Fields: s.Changes,
+		}
+		if s.Type != schemas.Gap {
+			out[i].Object = &s.Key
 		}
 	}
 	if form == "yaml" {
@@ -104,6 +112,12 @@ func writeWhyTable(w io.Writer, steps []past.Step) error {
 		mark := " "
 		if s.Asked {
 			mark = "*"
+		}
+		if s.Type == schemas.Gap {
+			if _, err := fmt.Fprintf(w, "  %-8d %s\n", s.Rev, s.Note); err != nil {
+				return err
+			}
+			continue
 		}
 		_, err := fmt.Fprintf(w, "%s %-8d %s  %s: %s\n    by %s%s\n", mark, s.Rev, pastClock.text(s.Header.Time), objectName(s.Key), s.Note,
 			cmp.Or(actor(s.Event), "somebody unknown"), because(s))

@@ -132,7 +132,7 @@ func actor(e schemas.Event) string {
 func gapText(e schemas.Event) string {
 	var body struct{ Reason string }
 	_ = json.Unmarshal(e.Object, &body) // a gap without a reason is a gap
-	return strings.TrimSuffix(fmt.Sprintf("changes after revision %d are lost: %s", e.PrevRev, body.Reason), ": ")
+	return strings.TrimSuffix(fmt.Sprintf("changes after revision %d and before %d are lost: %s", e.PrevRev, e.Rev, body.Reason), ": ")
 }
 
 // objectName is the object as kubectl would name it.

@@ -52,7 +52,7 @@ func TestEventDiff(t *testing.T) {
 			"15:04:05.000006 42 MODIFIED shop deployments.apps/web by alice (kubectl)", "    the stream no longer has the state before, revision 40",
 			"15:04:05.000006 50 MODIFIED shop deployments.apps/web by alice (kubectl)", "    the stream no longer has the state before, revision 45"}},
 		"deleted, and a gap": {events: []schemas.Event{gone, gapEvent}, want: []string{
-			"15:04:05.000006 60 DELETED shop deployments.apps/web by alice (kubectl)", "90 GAP changes after revision 40 are lost: etcd has compacted the revisions"}},
+			"15:04:05.000006 60 DELETED shop deployments.apps/web by alice (kubectl)", "90 GAP changes after revision 40 and before 90 are lost: etcd has compacted the revisions"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

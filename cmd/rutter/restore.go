@@ -189,6 +189,8 @@ func (r *restorer) conflicts(ctx context.Context, w *wanted) ([]string, error) {
 		switch {
 		case by.Rev == 0:
 			out = append(out, c.Path+", by whom is not known")
+		case by.Lost():
+			out = append(out, fmt.Sprintf("%s, by whom is lost (changes after revision %d)", c.Path, by.PrevRev))
 		case by.Header.User != r.me:
 			out = append(out, fmt.Sprintf("%s, by %s at rev-%d", c.Path, cmp.Or(actor(by), "somebody unknown"), by.Rev))
 		}
@@ -206,7 +208,7 @@ func (r *restorer) touches(ctx context.Context, key schemas.Key) (past.Touches, 
 		return past.Touches{}, fmt.Errorf("changes of %s since %s: %w", objectName(key), r.at.Text(), err)
 	}
 	var before schemas.Event
-	if len(events) > 0 {
+	if len(events) > 0 && events[0].Type != schemas.Gap {
 		if before, err = r.server.Before(ctx, events[0]); err != nil {
 			return past.Touches{}, err
 		}

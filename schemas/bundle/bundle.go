@@ -20,6 +20,7 @@ const (
 
 	sectionState  = "state"
 	sectionEvents = "events"
+	sectionLater  = "later"
 )
 
 // Instant is a place in the log: a revision, and when it was.
@@ -66,7 +67,10 @@ type Header struct {
 	// Redacted says what was hidden: always "secrets".
 	Redacted []string `json:"redacted"`
 	// Gaps is how many parts of the span are lost.
-	Gaps     int       `json:"gaps"`
+	Gaps int `json:"gaps"`
+	// Later are instants behind gaps that the log itself has, at which the state was read
+	// again: nothing leads there from the state at the beginning.
+	Later    []Instant `json:"later,omitempty"`
 	Sections []Section `json:"sections"`
 }
 
@@ -92,6 +96,9 @@ type Bundle struct {
 	State []schemas.Event
 	// Events are the changes after it.
 	Events []schemas.Event
+	// Later are the objects at Header.Later, one instant after the other, each as an event of
+	// type ADDED whose Resync is the instant's revision.
+	Later []schemas.Event
 }
 
 // preamble is what comes before the sections.

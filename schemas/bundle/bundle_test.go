@@ -270,3 +270,43 @@ func sealed(text []byte) []byte {
 }
 
 func sum(text []byte) string { return digestLine(sha256.Sum256(text)) }
+
+// TestLaterStates: behind a gap that nothing closes, the state is there once more.
+func TestLaterStates(t *testing.T) {
+	object := `{"metadata":{"name":"a"}}`
+	node := change(14, schemas.Added, "core/nodes/a", object)
+	for name, tc := range map[string]struct {
+		at   []int64
+		add  func(w *Writer) error
+		want string
+	}{
+		"good":        {at: []int64{15, 20}, add: func(w *Writer) error { return errors.Join(w.Later(15, node), w.Later(20, node)) }},
+		"empty":       {at: []int64{15}, add: func(*Writer) error { return nil }},
+		"too early":   {at: []int64{10}, add: func(*Writer) error { return nil }, want: "it has a later state at revision 10, between 10 and 20"},
+		"too late":    {at: []int64{21}, add: func(*Writer) error { return nil }, want: "it has a later state at revision 21, between 10 and 20"},
+		"another":     {at: []int64{15}, add: func(w *Writer) error { return w.Later(16, node) }, want: `record 1 of section "later" is no object of a later state`},
+		"a later one": {at: []int64{13}, add: func(w *Writer) error { return w.Later(13, node) }, want: `record 1 of section "later" is no object of a later state`},
+		"twice":       {at: []int64{15}, add: func(w *Writer) error { return errors.Join(w.Later(15, node), w.Later(15, node)) }, want: `record 2 of section "later" is no object of a later state`},
+		"backwards":   {at: []int64{15, 20}, add: func(w *Writer) error { return errors.Join(w.Later(20, node), w.Later(15, node)) }, want: `record 2 of section "later" is no object of a later state`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, err := NewWriter()
+			require.NoError(t, err)
+			require.NoError(t, tc.add(w))
+			h := header()
+			for _, rev := range tc.at {
+				h.Later = append(h.Later, Instant{Rev: rev, Time: began})
+			}
+			var file bytes.Buffer
+			_, err = w.WriteTo(&file, h)
+			require.NoError(t, err)
+			b, err := Read(file.Bytes())
+			if tc.want != "" {
+				require.EqualError(t, err, "not a good bundle: "+tc.want)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, h.Later, b.Header.Later)
+		})
+	}
+}

@@ -13,7 +13,9 @@
 // The header says how long each section is and what its digest is, so that whatever is
 // cut off or altered is found, and named by its place. The section "state" holds the
 // objects as they were at the beginning, in the order of their keys; "events" holds every
-// change up to the end, in the order of the log, gaps included.
+// change up to the end, in the order of the log, gaps included. If the log has lost changes of
+// the span for good, the section "later" holds the objects as they were behind each such gap,
+// at the instants that the header's "later" names.
 //
 // # Compatibility
 //

@@ -67,6 +67,11 @@ func Read(file []byte) (*Bundle, error) {
 	if b.Events, err = bodies[sectionEvents].events(); err != nil {
 		return nil, err
 	}
+	if later, ok := bodies[sectionLater]; ok {
+		if b.Later, err = later.events(); err != nil {
+			return nil, err
+		}
+	}
 	return b, b.check()
 }
 
@@ -286,6 +291,28 @@ func (b *Bundle) check() error {
 			return bad(sectionEvents, i, fmt.Sprintf("is of revision %d, after the end, %d", known(e), b.Header.To.Rev))
 		}
 		last = known(e)
+	}
+	return b.checkLater()
+}
+
+// checkLater refuses states that are not of the header's instants, one after the other.
+func (b *Bundle) checkLater() error {
+	at := b.Header.From.Rev
+	for _, i := range b.Header.Later {
+		if i.Rev <= at || i.Rev > b.Header.To.Rev {
+			return &Error{Reason: fmt.Sprintf("it has a later state at revision %d, between %d and %d", i.Rev, at, b.Header.To.Rev)}
+		}
+		at = i.Rev
+	}
+	instants, seen := b.Header.Later, map[schemas.Key]bool{}
+	for n, e := range b.Later {
+		for len(instants) > 0 && instants[0].Rev < e.Resync {
+			instants, seen = instants[1:], map[schemas.Key]bool{}
+		}
+		if len(instants) == 0 || instants[0].Rev != e.Resync || e.Rev < 1 || e.Rev > e.Resync || !named(e.Key) || e.Type != schemas.Added || len(e.Object) == 0 || seen[e.Key] {
+			return &Error{Reason: fmt.Sprintf("record %d of section %q is no object of a later state", n+1, sectionLater)}
+		}
+		seen[e.Key] = true
 	}
 	return nil
 }

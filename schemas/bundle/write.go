@@ -20,9 +20,9 @@ const Redacted = "secrets"
 // Writer gathers a bundle, compressed, in memory; WriteTo writes it. The values of
 // Secrets never get into it.
 type Writer struct {
-	state, events *section
-	gaps          int
-	last          place // of the last event
+	state, events, later *section
+	gaps                 int
+	last                 place // of the last event
 }
 
 // place is where something stands in the log.
@@ -47,7 +47,10 @@ func NewWriter() (*Writer, error) {
 	if w.state, err = newSection(sectionState); err != nil {
 		return nil, err
 	}
-	w.events, err = newSection(sectionEvents)
+	if w.events, err = newSection(sectionEvents); err != nil {
+		return nil, err
+	}
+	w.later, err = newSection(sectionLater)
 	return w, err
 }
 
@@ -86,6 +89,16 @@ func (w *Writer) Object(e schemas.Event) error {
 	return w.state.add(e)
 }
 
+// Later adds an object as it was at a later instant, a revision that goes into Header.Later.
+// They come one instant after the other.
+func (w *Writer) Later(at int64, e schemas.Event) error {
+	if len(schemas.WithoutValues(e.Key, e.Object)) == 0 {
+		return nil
+	}
+	e.Resync = at
+	return w.later.add(e)
+}
+
 // Event adds a change, or a gap. They come in the order of the log.
 func (w *Writer) Event(e schemas.Event) error {
 	at := place{known(e), e.Ord}
@@ -107,7 +120,11 @@ func known(e schemas.Event) int64 { return max(e.Rev, e.Resync) }
 // knows; it is returned as written.
 func (w *Writer) WriteTo(out io.Writer, h Header) (Header, error) {
 	h.Gaps, h.Sections = w.gaps, nil
-	for _, s := range []*section{w.state, w.events} {
+	sections := []*section{w.state, w.events}
+	if len(h.Later) > 0 {
+		sections = append(sections, w.later)
+	}
+	for _, s := range sections {
 		if err := s.zip.Close(); err != nil {
 			return Header{}, fmt.Errorf("bundle: section %s: %w", s.name, err)
 		}
@@ -124,7 +141,7 @@ func (w *Writer) WriteTo(out io.Writer, h Header) (Header, error) {
 	whole := sha256.New()
 	to := io.MultiWriter(out, whole)
 	_, err = to.Write(head)
-	for _, s := range []*section{w.state, w.events} {
+	for _, s := range sections {
 		if err == nil {
 			_, err = to.Write(s.body.Bytes())
 		}

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -124,7 +125,7 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 	default:
 		return p, nil
 	}
-	_, behind, err := h.parts.Bus.Divide(ctx, func(e schemas.Event) bool { return effective(e) >= p.since })
+	before, behind, err := h.parts.Bus.Divide(ctx, func(e schemas.Event) bool { return effective(e) >= p.since })
 	if err != nil {
 		return plan{}, err
 	}
@@ -139,10 +140,19 @@ func (h *History) plan(ctx context.Context, q Query) (plan, error) {
 		seen = max(seen, min(whole, p.since)) // begins with a state that is held
 	}
 	if held.head.Trimmed && behind.Seq == held.first.Seq && whole > seen && held.first.Type != schemas.Gap {
-		p.gap = &schemas.Event{Rev: whole + 1, Cnt: 1, Type: schemas.Gap, PrevRev: max(seen, 0), Epoch: held.head.Epoch,
-			Object: []byte(`{"reason":"the stream no longer keeps these changes"}`)}
+		p.gap = lostEvent(max(seen, 0), whole+1, held.head.Epoch, "the stream no longer keeps these changes")
+	}
+	if lost := held.across(before, behind); lost != nil && seen+1 < lost.behind { // it begins within
+		p.gap = lostEvent(max(seen, lost.From.Rev), lost.behind, held.head.Epoch, lost.Reason)
 	}
 	return p, nil
+}
+
+// lostEvent tells a reader who knows everything up to a revision that what lies before
+// another one is lost.
+func lostEvent(after, rev int64, epoch, reason string) *schemas.Event {
+	text, _ := json.Marshal(map[string]string{"reason": reason}) // strings always encode
+	return &schemas.Event{Rev: rev, Cnt: 1, Type: schemas.Gap, PrevRev: after, Epoch: epoch, Object: text}
 }
 
 // until is the last revision wanted, once the log has it.

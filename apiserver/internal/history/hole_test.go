@@ -1,6 +1,7 @@
 package history
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -83,30 +84,61 @@ func TestInstantsAroundAHoleInTheArchive(t *testing.T) {
 	r.settled(t)
 	r.fresh()
 
-	for rev := int64(2); rev <= newest; rev++ {
-		if after < rev && rev < beforeFrame {
+	aroundTheHole(t, r, hole{begin: 2, after: after, behind: behind, frame: beforeFrame, newest: newest})
+	aroundTheHole(t, r.recorded(t, first, newest), hole{begin: first, after: after, behind: behind, frame: beforeFrame, newest: newest})
+	aroundTheHole(t, r.recorded(t, after, newest), hole{begin: after, after: after, behind: behind, frame: beforeFrame, newest: newest})
+}
+
+// hole is where an archive has lost changes: behind is the first one that is held behind it,
+// frame the first keyframe.
+type hole struct{ begin, after, behind, frame, newest int64 }
+
+// aroundTheHole asks for every instant, and for events from every revision on.
+func aroundTheHole(t *testing.T, r *rig, h hole) {
+	t.Helper()
+	for rev := h.begin; rev <= h.newest; rev++ {
+		if h.after < rev && rev < h.frame {
 			refused := r.refused(t, Point{Text: "inside", Rev: rev}, InGap)
-			require.Equal(t, after, refused.Gap.From.Rev)
-			require.Equal(t, beforeFrame, refused.Gap.To.Rev, "the keyframe")
+			require.Equal(t, h.after, refused.Gap.From.Rev)
+			require.Equal(t, h.frame, refused.Gap.To.Rev, "the keyframe")
 			require.Equal(t, "the archive has lost these changes", refused.Gap.Reason)
 			continue
 		}
 		r.same(t, rev)
 	}
-	status, err = r.Status(t.Context())
+	status, err := r.Status(t.Context())
 	require.NoError(t, err)
 	require.Len(t, status.Gaps, 1)
-	var gaps []schemas.Event
-	all := schemas.Key{Group: schemas.AnyToken, Resource: schemas.AnyToken, Namespace: schemas.AnyToken, Name: schemas.AnyToken}
-	require.NoError(t, r.Events(t.Context(), Query{Key: all, Since: &Point{Rev: first, Text: "x"}}, func(e schemas.Event) error {
-		if e.Type == schemas.Gap {
-			gaps = append(gaps, e)
+	for since := h.begin + 1; since <= h.newest; since++ {
+		for _, q := range []Query{{Since: &Point{Rev: since, Text: fmt.Sprint("rev-", since)}}, {Behind: &Place{Rev: since - 1, Whole: true}}} {
+			q.Key = anyKey
+			covered := since - 1
+			require.NoError(t, r.Events(t.Context(), q, func(e schemas.Event) error {
+				if e.Type == schemas.Gap {
+					require.Equal(t, max(h.after, since-1), e.PrevRev)
+					require.Equal(t, h.behind, e.Rev)
+					require.Zero(t, e.Seq, "it has no place in the log")
+					covered = e.Rev - 1
+					return nil
+				}
+				require.Equal(t, covered+1, e.Rev, "from %d on, something is left out in silence", since)
+				covered = e.Rev
+				return nil
+			}))
+			require.Equal(t, h.newest, covered, "from %d on", since)
 		}
-		return nil
-	}))
-	require.Len(t, gaps, 1)
-	require.Equal(t, after, gaps[0].PrevRev)
-	require.Equal(t, behind, gaps[0].Rev)
+	}
+	before, err := r.Resolve(t.Context(), Point{Text: "the last before", At: status.Gaps[0].From.Time})
+	if err == nil {
+		require.LessOrEqual(t, before.Rev, h.after)
+	}
+	span := func(from, to int64) error {
+		_, err := r.Open(t.Context(), Span{From: Point{Rev: from, Text: fmt.Sprint("rev-", from)}, To: &Point{Rev: to, Text: fmt.Sprint("rev-", to)}})
+		return err
+	}
+	require.NoError(t, span(h.begin, h.after))
+	require.NoError(t, span(h.frame, h.newest))
+	require.ErrorContains(t, span(h.begin, h.newest), "lies in a gap")
 }
 
 func (r *rig) startBus(t *testing.T) {

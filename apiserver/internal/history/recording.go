@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -16,39 +17,66 @@ import (
 	"github.com/rutter-project/rutter/schemas/bundle"
 )
 
-// Recording is a log that ended: one keyframe and the changes after it, in memory. Its
-// clock stands still at the end.
+// Recording is a log that ended: a keyframe and the changes after it, and one more keyframe
+// behind each gap that is for good, in memory. Its clock stands still at the end.
 type Recording struct {
 	header   bundle.Header
 	events   []schemas.Event // with sequences from 1 on
 	subjects []string        // of the events, empty for gaps
-	keyframe []byte
-	objects  int
-	bytes    uint64 // of the events
+	frames   []bus.Keyframe
+	bodies   map[int64][]byte // of the frames, by revision
+	bytes    uint64           // of the events
 }
 
 var _ Log = (*Recording)(nil)
 
 // NewRecording makes a log of a bundle, which it takes over.
 func NewRecording(b *bundle.Bundle) (*Recording, error) {
-	r := &Recording{header: b.Header, events: b.Events, subjects: make([]string, len(b.Events)), objects: len(b.State)}
-	items := make(map[schemas.Key]*view.Item, len(b.State))
-	for _, e := range b.State {
-		items[e.Key] = &view.Item{Key: e.Key.Path(), Rev: e.Rev, Object: e.Object}
-	}
-	var err error
-	if r.keyframe, err = encodeKeyframe(view.NewPast(b.Header.From.Rev, b.Header.From.Time, nil, items)); err != nil {
-		return nil, err
-	}
+	r := &Recording{header: b.Header, events: b.Events, subjects: make([]string, len(b.Events)), bodies: map[int64][]byte{}}
+	recorded := b.Header.From.Time
 	for i := range r.events {
 		e := &r.events[i]
 		e.Seq = uint64(i + 1)
 		r.bytes += uint64(len(e.Object))
+		if e.Lost() { // it has no time of its own, and the log is divided by times
+			e.Recorded = recorded
+		}
+		recorded = e.Recorded
 		if e.Type != schemas.Gap {
 			r.subjects[i] = e.Key.Subject()
 		}
 	}
+	if err := r.addFrame(b.Header.From, b.State); err != nil {
+		return nil, err
+	}
+	for _, at := range b.Header.Later {
+		var state []schemas.Event
+		for _, e := range b.Later {
+			if e.Resync == at.Rev {
+				state = append(state, e)
+			}
+		}
+		if err := r.addFrame(at, state); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
+}
+
+// addFrame makes a keyframe of a state.
+func (r *Recording) addFrame(at bundle.Instant, state []schemas.Event) error {
+	items := make(map[schemas.Key]*view.Item, len(state))
+	for _, e := range state {
+		items[e.Key] = &view.Item{Key: e.Key.Path(), Rev: e.Rev, Object: e.Object}
+	}
+	body, err := encodeKeyframe(view.NewPast(at.Rev, at.Time, nil, items))
+	if err != nil {
+		return err
+	}
+	seq := sort.Search(len(r.events), func(i int) bool { return effective(r.events[i]) > at.Rev })
+	r.bodies[at.Rev] = body
+	r.frames = append(r.frames, bus.Keyframe{Rev: at.Rev, Time: at.Time, Seq: uint64(seq), Epoch: r.header.Cluster, Objects: len(state), Bytes: int64(len(body))})
+	return nil
 }
 
 // Parts are what a history of the recording works with: there is nothing else to ask.
@@ -65,7 +93,7 @@ func (r *Recording) Parts(present *view.View) Parts {
 // Present fills a view with what there was at the end.
 func (r *Recording) Present(ctx context.Context, v *view.View) error {
 	h := New(r.Parts(v), DefaultConfig(), zerolog.Nop())
-	st, err := h.base(ctx, r.header.From.Rev)
+	st, err := h.base(ctx, r.header.To.Rev)
 	if err == nil {
 		st, err = h.forward(ctx, st, Instant{Rev: r.header.To.Rev, Time: r.header.To.Time})
 	}
@@ -110,10 +138,10 @@ func (r *Recording) Size(context.Context, string) (messages, bytes uint64, err e
 
 // FirstEvent implements Log.
 func (r *Recording) FirstEvent(context.Context) (schemas.Event, error) {
-	if len(r.events) == 0 {
-		return schemas.Event{}, bus.ErrNotFound
+	if i := slices.IndexFunc(r.events, isHeld); i >= 0 {
+		return r.events[i], nil
 	}
-	return r.events[0], nil
+	return schemas.Event{}, bus.ErrNotFound
 }
 
 // Gaps implements Log.
@@ -122,21 +150,34 @@ func (r *Recording) Gaps(_ context.Context, fn func(schemas.Event) error) error 
 		if e.Type != schemas.Gap {
 			continue
 		}
-		if err := fn(e); err != nil {
+		if err := fn(told(e)); err != nil {
 			return ignoreStop(err)
 		}
 	}
 	return nil
 }
 
+// isHeld tells what the log holds from what it has lost.
+func isHeld(e schemas.Event) bool { return !e.Lost() }
+
+// told is an event as the log tells it: what it has lost has no place in it.
+func told(e schemas.Event) schemas.Event {
+	if e.Lost() {
+		e.Seq, e.Recorded = 0, time.Time{}
+	}
+	return e
+}
+
 // Divide implements Log.
 func (r *Recording) Divide(_ context.Context, after func(schemas.Event) bool) (before, behind schemas.Event, err error) {
 	n := sort.Search(len(r.events), func(i int) bool { return after(r.events[i]) })
-	if n > 0 {
-		before = r.events[n-1]
+	for i := n - 1; i >= 0 && before.Seq == 0; i-- {
+		if isHeld(r.events[i]) {
+			before = r.events[i]
+		}
 	}
-	if n < len(r.events) {
-		behind = r.events[n]
+	if i := slices.IndexFunc(r.events[n:], isHeld); i >= 0 {
+		behind = r.events[n+i]
 	}
 	return before, behind, nil
 }
@@ -154,7 +195,7 @@ func (r *Recording) ReadRange(ctx context.Context, q bus.Range, fn func(schemas.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fn(r.events[i]); err != nil {
+		if err := fn(told(r.events[i])); err != nil {
 			return ignoreStop(err)
 		}
 	}
@@ -170,17 +211,16 @@ func (r *Recording) WaitMirror(context.Context, string) error { return nil }
 
 // Keyframes implements Log.
 func (r *Recording) Keyframes(context.Context) ([]bus.Keyframe, error) {
-	return []bus.Keyframe{{
-		Rev: r.header.From.Rev, Time: r.header.From.Time, Epoch: r.header.Cluster, Objects: r.objects, Bytes: int64(len(r.keyframe)),
-	}}, nil
+	return slices.Clone(r.frames), nil
 }
 
 // ReadKeyframe implements Log.
 func (r *Recording) ReadKeyframe(_ context.Context, rev int64) ([]byte, error) {
-	if rev != r.header.From.Rev {
+	body, ok := r.bodies[rev]
+	if !ok {
 		return nil, fmt.Errorf("keyframe of revision %d: %w", rev, bus.ErrNotFound)
 	}
-	return r.keyframe, nil
+	return body, nil
 }
 
 // Retention implements Log: all of it is kept.

@@ -39,6 +39,20 @@ func (r *rig) recorded(t *testing.T, from, to int64) *rig {
 			return nil
 		}))
 	}
+	status, err := r.Status(t.Context())
+	require.NoError(t, err)
+	for _, g := range status.Gaps { // those that are for good: others are closed by events
+		if g.To.Rev > from && g.To.Rev <= to && g.behind != 0 {
+			b.Header.Later = append(b.Header.Later, at(g.To.Rev))
+			past, err := r.At(t.Context(), g.To)
+			require.NoError(t, err)
+			require.NoError(t, Objects(past, anyKey, func(e schemas.Event) error {
+				e.Resync = g.To.Rev
+				b.Later = append(b.Later, e)
+				return nil
+			}))
+		}
+	}
 	recording, err := NewRecording(b)
 	require.NoError(t, err)
 	v := view.New(recording.WaitFor)

@@ -1,9 +1,12 @@
 package past
 
+import "slices"
+
 // Bisection finds the first bad revision between a good and a bad one.
 type Bisection struct {
 	good, bad int64
 	skipped   map[int64]bool
+	lost      [][2]int64 // bounds of revisions that nobody can try, both excluded
 }
 
 // NewBisection begins between a good revision and a bad one after it.
@@ -17,7 +20,7 @@ func (b *Bisection) Next() (int64, bool) {
 	middle := b.good + (b.bad-b.good)/2
 	for d := int64(0); middle-d > b.good || middle+d < b.bad; d++ {
 		for _, rev := range []int64{middle - d, middle + d} {
-			if rev > b.good && rev < b.bad && !b.skipped[rev] {
+			if rev > b.good && rev < b.bad && !b.skipped[rev] && !b.isLost(rev) {
 				return rev, true
 			}
 		}
@@ -33,6 +36,15 @@ func (b *Bisection) Bad(rev int64) { b.bad = rev }
 
 // Skip says that the revision can't be judged.
 func (b *Bisection) Skip(rev int64) { b.skipped[rev] = true }
+
+// SkipBetween says that no revision after one and before another can be judged.
+func (b *Bisection) SkipBetween(after, before int64) {
+	b.lost = append(b.lost, [2]int64{after, before})
+}
+
+func (b *Bisection) isLost(rev int64) bool {
+	return slices.ContainsFunc(b.lost, func(l [2]int64) bool { return l[0] < rev && rev < l[1] })
+}
 
 // Found are the bounds of the first bad revision: behind good, up to bad. It is bad if
 // that directly follows good.

@@ -50,3 +50,26 @@ func TestBisectionSkips(t *testing.T) {
 	require.EqualValues(t, 12, good)
 	require.EqualValues(t, 16, bad)
 }
+
+func TestBisectionLeavesOutWhatIsLost(t *testing.T) {
+	for first := int64(11); first <= 40; first++ {
+		b := NewBisection(10, 40)
+		b.SkipBetween(20, 30)
+		for rev, ok := b.Next(); ok; rev, ok = b.Next() {
+			require.False(t, rev > 20 && rev < 30, "revision %d is tried", rev)
+			if rev < first {
+				b.Good(rev)
+			} else {
+				b.Bad(rev)
+			}
+		}
+		good, bad := b.Found()
+		require.Less(t, good, first)
+		require.GreaterOrEqual(t, bad, first)
+		if first > 20 && first <= 30 {
+			require.Equal(t, []int64{20, 30}, []int64{good, bad})
+		} else {
+			require.Equal(t, first-1, good)
+		}
+	}
+}

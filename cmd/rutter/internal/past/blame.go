@@ -14,11 +14,14 @@ type Origin struct {
 	// is held of the object.
 	By    schemas.Event
 	Known bool
+	// Lost says that By, or a change before it that is lost, set the value.
+	Lost bool
 }
 
 // Blame says of each field of the last state who set it. The events are all that are
 // held of one object, in order; base is its state before the first of them, empty if
-// that is not held. An object that was deleted and made anew begins anew.
+// that is not held. An object that was deleted and made anew begins anew. Behind a gap that
+// hides changes of the object nobody knows which change set what differs.
 func Blame(base []byte, events []schemas.Event) ([]Origin, error) {
 	before, err := delta.Leaves(base)
 	if err != nil {
@@ -26,9 +29,16 @@ func Blame(base []byte, events []schemas.Event) ([]Origin, error) {
 	}
 	known := map[string]Origin{}
 	var order []delta.Leaf
+	var last int64 // revision of the event before
+	lost := false  // behind a gap
 	for i, e := range events {
-		if e.Type == schemas.Gap || e.Type == schemas.Deleted {
-			continue // the fields of a deletion are those of the state before
+		if lost = lost || e.Lost(); e.Type == schemas.Gap {
+			continue
+		}
+		hidden := lost && (e.Resync != 0 || e.Type == schemas.Modified && e.PrevRev != last)
+		last, lost = e.Rev, false
+		if e.Type == schemas.Deleted {
+			continue // its fields are those of the state before
 		}
 		leaves, err := delta.Leaves(e.Object)
 		if err != nil {
@@ -38,6 +48,10 @@ func Blame(base []byte, events []schemas.Event) ([]Origin, error) {
 		for _, leaf := range leaves {
 			old, had := known[leaf.Path]
 			switch {
+			case hidden && had && old.Value == leaf.Value && e.Type != schemas.Added:
+				next[leaf.Path] = old
+			case hidden:
+				next[leaf.Path] = Origin{Leaf: leaf, By: e, Lost: true}
 			case e.Type == schemas.Added, had && old.Value != leaf.Value, !had && i > 0:
 				next[leaf.Path] = Origin{Leaf: leaf, By: e, Known: e.Resync == 0}
 			case had:

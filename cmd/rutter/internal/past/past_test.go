@@ -59,6 +59,33 @@ func event(rev, prev int64, kind schemas.EventType, user, object string, cause .
 		Header: schemas.Header{V: 1, User: user, Cause: cause}, Object: []byte(object)}
 }
 
+func lostGap(rev, after int64) schemas.Event {
+	return schemas.Event{Rev: rev, PrevRev: after, Cnt: 1, Type: schemas.Gap}
+}
+
+// TestTouchesAcrossAGap: what a change that is lost may have set is nobody's, also when
+// another change came since.
+func TestTouchesAcrossAGap(t *testing.T) {
+	x, y := `{"x":1,"y":1}`, `{"x":1,"y":2}`
+	for name, tc := range map[string]struct {
+		events []schemas.Event
+		lost   bool
+		user   string
+	}{
+		"nothing since":      {events: []schemas.Event{event(2, 1, schemas.Modified, "a", x), lostGap(8, 2)}, lost: true},
+		"changed since":      {events: []schemas.Event{lostGap(8, 2), event(9, 5, schemas.Modified, "me", y)}, lost: true},
+		"and once more":      {events: []schemas.Event{lostGap(8, 2), event(9, 5, schemas.Modified, "me", x), event(10, 9, schemas.Modified, "b", y)}, user: "b"},
+		"made anew since":    {events: []schemas.Event{lostGap(8, 2), event(9, 0, schemas.Added, "b", y)}, user: "b"},
+		"the gap comes last": {events: []schemas.Event{event(2, 1, schemas.Modified, "a", y), lostGap(8, 2)}, lost: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			by := TouchesOf([]byte(x), tc.events).By("y")
+			require.Equal(t, tc.lost, by.Lost())
+			require.Equal(t, tc.user, by.Header.User)
+		})
+	}
+}
+
 func TestBlame(t *testing.T) {
 	type row struct {
 		Path  string
@@ -86,7 +113,9 @@ func TestBlame(t *testing.T) {
 			want: []row{{"x", 1, true}}},
 		"older than the log":           {events: []schemas.Event{event(5, 4, schemas.Modified, "a", `{"x":1}`)}, want: []row{{"x", 5, false}}},
 		"older, but the state is held": {base: `{"x":1,"y":1}`, events: []schemas.Event{event(5, 4, schemas.Modified, "a", `{"x":1,"y":2}`)}, want: []row{{"x", 5, false}, {"y", 5, true}}},
-		"empty values":                 {events: []schemas.Event{event(1, 0, schemas.Added, "a", `{"e":{},"f":[],"g":null}`)}, want: []row{{"e", 1, true}, {"f", 1, true}, {"g", 1, true}}},
+		"behind a gap": {events: []schemas.Event{event(1, 0, schemas.Added, "a", `{"x":1,"y":1}`), lostGap(8, 1), event(9, 5, schemas.Modified, "b", `{"x":1,"y":2}`)},
+			want: []row{{"x", 1, true}, {"y", 9, false}}},
+		"empty values": {events: []schemas.Event{event(1, 0, schemas.Added, "a", `{"e":{},"f":[],"g":null}`)}, want: []row{{"e", 1, true}, {"f", 1, true}, {"g", 1, true}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			origins, err := Blame([]byte(tc.base), tc.events)

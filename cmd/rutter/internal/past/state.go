@@ -108,6 +108,8 @@ const changed = "changed"
 func meaning(e schemas.Event, before []byte) string {
 	was, now := stateOf(before), stateOf(e.Object)
 	switch {
+	case e.Resync != 0 && e.Type == schemas.Deleted:
+		return "found gone after a gap"
 	case e.Resync != 0:
 		return "found after a gap"
 	case e.Type == schemas.Added:

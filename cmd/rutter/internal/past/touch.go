@@ -17,11 +17,19 @@ type Touches struct {
 // compared counts as touched as a whole.
 func TouchesOf(before []byte, events []schemas.Event) Touches {
 	t := Touches{by: map[string]schemas.Event{}}
+	var lost schemas.Event // the gap before, if no event of the object has come since
 	for _, e := range events {
 		if e.Type == schemas.Gap {
-			before = nil
+			before, lost = nil, e
+			t.by[""], t.last = e, e
 			continue
 		}
+		if lost.Rev != 0 && e.Type == schemas.Modified { // what it has not changed may be a change that is lost
+			lost.Rev = e.Rev
+			t.by[""], t.last, before, lost = lost, lost, e.Object, schemas.Event{}
+			continue
+		}
+		lost = schemas.Event{}
 		t.last = e
 		changes, err := delta.Of(before, e.Object)
 		if err != nil || len(before) == 0 {

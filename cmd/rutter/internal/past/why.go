@@ -3,6 +3,7 @@ package past
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -69,9 +70,23 @@ func Why(ctx context.Context, log Log, key schemas.Key, until int64) ([]Step, er
 		out = append(out, *s)
 	}
 	slices.SortFunc(out, func(a, b Step) int {
-		return cmp.Or(cmp.Compare(a.Rev, b.Rev), cmp.Compare(a.Ord, b.Ord))
+		return cmp.Or(cmp.Compare(a.Rev, b.Rev), gapFirst(a, b), cmp.Compare(a.Ord, b.Ord))
 	})
 	return out, nil
+}
+
+// gapFirst orders a gap before the change behind it, whose revision it has.
+func gapFirst(a, b Step) int {
+	switch {
+	case a.Type == b.Type:
+		return 0
+	case a.Type == schemas.Gap:
+		return -1
+	case b.Type == schemas.Gap:
+		return 1
+	default:
+		return 0
+	}
 }
 
 // place names one event of the log.
@@ -93,6 +108,9 @@ func (c *chain) add(ctx context.Context, s Step, before []byte) error {
 		return nil
 	}
 	c.steps[at] = &s
+	if s.Type == schemas.Gap {
+		return nil
+	}
 	if before == nil && s.PrevRev > 0 && s.Type == schemas.Modified {
 		old, err := c.log.Before(ctx, s.Event)
 		if err != nil {
@@ -149,6 +167,12 @@ func (c *chain) byOwner(ctx context.Context, s *Step) error {
 	if err != nil || len(wants) == 0 {
 		return err
 	}
+	for len(wants) > 0 && wants[len(wants)-1].step.Type == schemas.Gap {
+		wants = wants[:len(wants)-1]
+	}
+	if len(wants) == 0 {
+		return nil
+	}
 	last := wants[len(wants)-1]
 	s.ByOwner, s.Cause = true, []int64{last.step.Rev}
 	return c.add(ctx, last.step, last.before)
@@ -159,10 +183,13 @@ func IsProgram(user string) bool {
 	return user == "" || strings.HasPrefix(user, "system:") || strings.HasPrefix(user, "rutter:")
 }
 
-// lastLife are the events since the object was last made.
+// lastLife are the events since the object was last made, with the gap in which that was.
 func lastLife(events []schemas.Event) []schemas.Event {
 	for i := len(events) - 1; i >= 0; i-- {
 		if events[i].Type == schemas.Added {
+			if i > 0 && events[i].Resync != 0 && events[i-1].Type == schemas.Gap {
+				i--
+			}
 			return events[i:]
 		}
 	}
@@ -190,14 +217,19 @@ func (c *chain) life(ctx context.Context, events []schemas.Event) ([]moment, err
 // before is the state before the first, empty if there was none or it is not held.
 func moments(events []schemas.Event, before []byte) []moment {
 	var out []moment
-	for i, e := range events {
+	first := true // of all, or behind a gap
+	for _, e := range events {
 		if e.Type == schemas.Gap {
+			first = true
+			out = append(out, moment{step: Step{Event: e, Note: fmt.Sprintf("changes after revision %d and before %d are lost", e.PrevRev, e.Rev)}})
+			before = nil
 			continue
 		}
 		text := meaning(e, before)
-		if i == 0 && text == "" {
+		if first && text == "" {
 			text = changed
 		}
+		first = false
 		if text != "" {
 			out = append(out, moment{Step{Event: e, Note: text}, before})
 		}

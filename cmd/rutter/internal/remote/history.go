@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -35,6 +36,13 @@ func (s *Server) Resolve(ctx context.Context, text string) (Instant, error) {
 	return found, err
 }
 
+// Gap is a part of the past that is lost: what changed after From and before To.
+type Gap struct {
+	From   Instant `json:"from"`
+	To     Instant `json:"to"`
+	Reason string  `json:"reason"`
+}
+
 // Status is what the log holds. Fields that are not named are not ours.
 type Status struct {
 	Epoch     string   `json:"epoch"`
@@ -51,11 +59,7 @@ type Status struct {
 		Messages uint64 `json:"messages"`
 		Bytes    uint64 `json:"bytes"`
 	} `json:"packs"`
-	Gaps []struct {
-		From   Instant `json:"from"`
-		To     Instant `json:"to"`
-		Reason string  `json:"reason"`
-	} `json:"gaps"`
+	Gaps      []Gap `json:"gaps"`
 	Retention struct {
 		MaxAgeSeconds    int64 `json:"maxAgeSeconds"`
 		MaxBytes         int64 `json:"maxBytes"`
@@ -206,6 +210,15 @@ func (s *Server) complete(ctx context.Context, e *schemas.Event) error {
 // a gap.
 func NotHeld(err error) bool { return expired(err) }
 
+// Lost reports that an instant was refused because it lies in a gap.
+func Lost(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Type == "GapFrom" })
+}
+
 // gone reports that something is not held, or was never there.
 func gone(err error) bool {
 	return apierrors.IsNotFound(err) || expired(err)
@@ -215,27 +228,81 @@ func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierr
 
 // At lists the events of one revision; none if it is not held.
 func (s *Server) At(ctx context.Context, rev int64) ([]schemas.Event, error) {
-	return s.list(ctx, Query{Since: RevText(rev), Until: RevText(rev)})
+	return s.list(ctx, Query{Since: RevText(rev), Until: RevText(rev)}, false)
 }
 
-// Of lists the events of one object up to a revision.
+// Of lists the events of one object up to a revision, with the gaps that hide changes of it.
+// A state that only such a gap can have led to is an event with Resync, which tells nobody
+// who made it; of DELETED it is the last state that is known.
 func (s *Server) Of(ctx context.Context, key schemas.Key, until int64) ([]schemas.Event, error) {
 	q := QueryOf(key)
 	q.Until = RevText(until)
-	return s.list(ctx, q)
+	events, err := s.list(ctx, q, true)
+	n := len(events)
+	if err != nil || n == 0 || !events[n-1].Lost() {
+		return hiding(events), err
+	}
+	now, held, err := s.lookUp(ctx, RevText(until), key)
+	if err != nil || !held {
+		return hiding(events), err
+	}
+	if now.Rev != 0 && now.Rev <= events[n-1].PrevRev {
+		return hiding(events[:n-1]), nil
+	}
+	return append(hiding(events), unseen(key, events, now, until)...), nil
 }
 
-// Since lists the events of one object behind a revision.
+// hiding leaves out the gaps across which the object stayed as it was: its next event says
+// which state came before.
+func hiding(events []schemas.Event) []schemas.Event {
+	var out []schemas.Event
+	for i, e := range events {
+		if e.Type == schemas.Gap && i+1 < len(events) {
+			next := events[i+1]
+			if next.Type != schemas.Gap && next.PrevRev != 0 && next.PrevRev <= e.PrevRev {
+				continue
+			}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// unseen stands for what a gap behind an object's events hides, if it hides anything: now is
+// the object at a revision behind the gap.
+func unseen(key schemas.Key, events []schemas.Event, now schemas.Event, until int64) []schemas.Event {
+	var last schemas.Event
+	for _, e := range events {
+		if e.Type != schemas.Gap {
+			last = e
+		}
+	}
+	there := last.Rev != 0 && last.Type != schemas.Deleted
+	found := schemas.Event{Rev: now.Rev, Cnt: 1, Type: schemas.Modified, Key: key, Object: now.Object, Resync: until}
+	switch {
+	case now.Rev == 0 && there:
+		found.Rev, found.Type, found.Object = until, schemas.Deleted, last.Object
+	case now.Rev == 0:
+		return nil
+	case last.Rev == 0 || last.Type == schemas.Deleted:
+		found.Type = schemas.Added
+	}
+	return []schemas.Event{found}
+}
+
+// Since lists the events of one object behind a revision, with the gaps that hide changes
+// of it.
 func (s *Server) Since(ctx context.Context, key schemas.Key, behind int64) ([]schemas.Event, error) {
 	q := QueryOf(key)
 	q.Since = RevText(behind + 1)
-	return s.list(ctx, q)
+	events, err := s.list(ctx, q, true)
+	return hiding(events), err
 }
 
-func (s *Server) list(ctx context.Context, q Query) ([]schemas.Event, error) {
+func (s *Server) list(ctx context.Context, q Query, gaps bool) ([]schemas.Event, error) {
 	var out []schemas.Event
 	err := s.Events(ctx, q, func(e schemas.Event) error {
-		if e.Type != schemas.Gap {
+		if e.Type != schemas.Gap || gaps && e.Lost() {
 			out = append(out, e)
 		}
 		return nil
@@ -254,7 +321,7 @@ func (s *Server) Before(ctx context.Context, e schemas.Event) (schemas.Event, er
 	}
 	q := QueryOf(e.Key)
 	q.Since, q.Until = RevText(e.PrevRev), RevText(e.PrevRev)
-	events, err := s.list(ctx, q)
+	events, err := s.list(ctx, q, false)
 	if err != nil {
 		return schemas.Event{}, err
 	}
@@ -266,17 +333,23 @@ func (s *Server) Before(ctx context.Context, e schemas.Event) (schemas.Event, er
 
 // stored is an object as it was stored at an instant; Rev is 0 if that is not held.
 func (s *Server) stored(ctx context.Context, instant string, key schemas.Key) (schemas.Event, error) {
-	var found schemas.Event
+	found, _, err := s.lookUp(ctx, instant, key)
+	return found, err
+}
+
+// lookUp is an object as it was stored at an instant; Rev is 0 if it was not there. held is
+// false if the instant is not held, or not the caller's to see.
+func (s *Server) lookUp(ctx context.Context, instant string, key schemas.Key) (found schemas.Event, held bool, err error) {
 	query := QueryOf(key).values()
 	query.Set("at", instant)
-	err := s.state(ctx, query, func(e schemas.Event) error {
+	err = s.state(ctx, query, func(e schemas.Event) error {
 		if e.Key == key {
 			found = e
 		}
 		return nil
 	})
 	if gone(err) || apierrors.IsForbidden(err) { // who may watch may still not list
-		return schemas.Event{}, nil
+		return schemas.Event{}, false, nil
 	}
-	return found, err
+	return found, err == nil, err
 }
