@@ -33,21 +33,28 @@ const checkPause = time.Minute
 
 // damage says which streams readers report, and what became of that.
 type damage struct {
-	reports chan string   // names of streams
+	reports chan report
 	mended  chan struct{} // has room for one
 	// count is how often files were mended while the server ran, twice: it is odd from then
 	// until MakeStreams has named the holes.
 	count atomic.Uint64
 }
 
-func newDamage() *damage {
-	return &damage{reports: make(chan string, 8), mended: make(chan struct{}, 1)}
+// report asks for a look at the files of a stream of CORE.
+type report struct {
+	stream string
+	// cut says that the server has cut a file itself, where the damage began.
+	cut bool
 }
 
-// report asks for a look at the files of a stream of CORE. It does not wait.
-func (d *damage) report(stream string) {
+func newDamage() *damage {
+	return &damage{reports: make(chan report, 8), mended: make(chan struct{}, 1)}
+}
+
+// report does not wait.
+func (d *damage) report(r report) {
 	select {
-	case d.reports <- stream:
+	case d.reports <- r:
 	default: // there is enough to do
 	}
 }
@@ -84,14 +91,14 @@ func (s *Server) mendReported(ctx context.Context) {
 	looked := map[string]time.Time{} // when the files of a stream were looked at last
 	for {
 		select {
-		case stream := <-s.damage.reports:
-			if time.Since(looked[stream]) < checkPause {
+		case r := <-s.damage.reports:
+			if !r.cut && time.Since(looked[r.stream]) < checkPause {
 				continue
 			}
-			if err := s.mendOpen(stream); err != nil {
-				s.log.Error().Err(err).Str("stream", stream).Msg("files of a stream can't be mended")
+			if err := s.mendOpen(r); err != nil {
+				s.log.Error().Err(err).Str("stream", r.stream).Msg("files of a stream can't be mended")
 			}
-			looked[stream] = time.Now()
+			looked[r.stream] = time.Now()
 		case <-ctx.Done():
 			return
 		}
@@ -100,20 +107,16 @@ func (s *Server) mendReported(ctx context.Context) {
 
 // mendOpen mends the files of a stream that is open, if there are damaged ones. The server
 // counts the messages of a stream when it opens it, so that it has to open all again.
-func (s *Server) mendOpen(stream string) error {
-	damaged, err := blockfile.Damaged(s.streamDir(stream), stream)
-	if len(damaged) == 0 {
+func (s *Server) mendOpen(r report) error {
+	damaged, err := blockfile.Damaged(s.streamDir(r.stream), r.stream)
+	if len(damaged) == 0 && !r.cut {
 		return err
 	}
-	s.log.Warn().Str("stream", stream).Uints32("blocks", damaged).Msg("files of a stream are damaged, opening all streams again without them")
+	s.log.Error().Str("stream", r.stream).Uints32("blocks", damaged).Bool("cut", r.cut).Msg("files of a stream are damaged, opening all streams again without them")
 	s.damage.begin()
 	err = s.reopen(func() error {
-		s.mendFiles(stream)
-		err := os.Remove(filepath.Join(s.streamDir(stream), "msgs", "index.db")) // the server would believe it
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+		s.mendFiles(r.stream)
+		return s.forgetIndex(r.stream)
 	})
 	select {
 	case s.damage.mended <- struct{}{}:
@@ -122,21 +125,66 @@ func (s *Server) mendOpen(stream string) error {
 	return err
 }
 
-// lookupFailure is how the server's log begins to say that a reader has come to a message that
-// can't be read. It tells nobody else.
-const lookupFailure = "Received an error looking up message"
+// forgetIndex has the server count the messages of a stream by its files when it opens it,
+// rather than believe what it noted.
+func (s *Server) forgetIndex(stream string) error {
+	err := os.Remove(filepath.Join(s.streamDir(stream), "msgs", "index.db"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
 
-// unreadable is the stream of a line of the server's log that says so; else "".
-func unreadable(format string, v []any) string {
+// everRead are the streams whose readers can't be told later: who follows them begins with
+// what they have. They are as large as the present is, and looked at before they are opened.
+var everRead = []string{StreamState, StreamLastN}
+
+func (s *Server) mendEverRead() error {
+	for _, stream := range everRead {
+		damaged, err := blockfile.Damaged(s.streamDir(stream), stream)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("bus: %w", err)
+		}
+		if len(damaged) == 0 {
+			continue
+		}
+		s.mendFiles(stream)
+		if err := s.forgetIndex(stream); err != nil {
+			return fmt.Errorf("bus: stream %s: %w", stream, err)
+		}
+	}
+	return nil
+}
+
+// The server tells nobody of damage but its log.
+const (
+	// lookupFailure is how a line begins that says that a reader stands at a message that
+	// can't be read.
+	lookupFailure = "Received an error looking up message"
+	// filestore is how one begins that is about a stream's files, and cutRecord what it says
+	// of a file whose end, from a damaged record on, the server then throws away.
+	filestore = "Filestore ["
+	cutRecord = "corrupt record state"
+)
+
+// unreadable is what an error in the server's log reports.
+func unreadable(format string, v []any) (report, bool) {
 	if !strings.HasPrefix(format, lookupFailure) || len(v) < 4 {
-		return ""
+		return report{}, false
 	}
 	v = v[len(v)-4:] // account, stream, consumer, error
 	if account, ok := v[0].(fmt.Stringer); !ok || account.String() != accountCore {
-		return ""
+		return report{}, false
 	}
-	stream, _ := v[1].(string)
-	return stream
+	stream, ok := v[1].(string)
+	return report{stream: stream}, ok
+}
+
+// cutOff is what a warning in the server's log reports.
+func cutOff(line string) (report, bool) {
+	rest, ok := strings.CutPrefix(line, filestore)
+	stream, rest, _ := strings.Cut(rest, "]")
+	return report{stream: stream, cut: true}, ok && strings.Contains(rest, cutRecord)
 }
 
 // holesSubject is where a server tells, within CORE, how often it has mended files. Behind the
@@ -171,18 +219,24 @@ func (c *Client) holesNamed(ctx context.Context, mends uint64) error {
 	return err
 }
 
-// sound is an error if ARCHIVE may have holes without a name.
-func (c *Client) sound(ctx context.Context) error {
+// sound is an error if a stream may have holes that nobody has looked at.
+func (c *Client) sound(ctx context.Context, stream string) error {
 	n, err := c.mends(ctx)
 	if err == nil && n%2 == 1 {
-		err = fmt.Errorf("bus: stream %s: %w", StreamArchive, ErrDamaged)
+		err = fmt.Errorf("bus: stream %s: %w", stream, ErrDamaged)
 	}
 	return err
+}
+
+// mendable reports whether MakeStreams fills or names the holes of a stream, or makes it
+// again: who reads it then has to begin anew.
+func (c *Client) mendable(stream string) bool {
+	return !c.cfg.edge() && (stream == StreamArchive || stream == StreamState)
 }
 
 // reportUnreadable asks the server to look at the files of a stream.
 func (c *Client) reportUnreadable(stream string) {
 	if c.cfg.Server != nil {
-		c.cfg.Server.damage.report(stream)
+		c.cfg.Server.damage.report(report{stream: stream})
 	}
 }

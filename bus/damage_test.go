@@ -228,3 +228,33 @@ func TestArchiveIsMadeOverItsMessages(t *testing.T) {
 		})
 	}
 }
+
+// TestStateIsLookedAtBeforeItIsOpened: the server believes its notes, and who lists from STATE
+// would miss objects for good.
+func TestStateIsLookedAtBeforeItIsOpened(t *testing.T) {
+	b, dir, all := longBus(t)
+	b.restart(t, dir, func() { cutSecond(t, dir, StreamState) })
+	require.Len(t, aside(t, dir), 1)
+	_, err := b.MakeStreams(t.Context(), testCluster, 1)
+	require.NoError(t, err)
+	objects := 0
+	require.NoError(t, b.ReadState(t.Context(), schemas.AllObjects, func(schemas.Event) error { objects++; return nil }))
+	require.Equal(t, len(all), objects)
+}
+
+// TestFileThatTheServerCutsIsNoticed: of a file that is not compressed it throws away what is
+// behind the damage, when somebody reads it, and goes on.
+func TestFileThatTheServerCutsIsNoticed(t *testing.T) {
+	b, dir, all := longBus(t)
+	b.restart(t, dir, func() { cutSecond(t, dir, StreamHistory) })
+	made, err := b.MakeStreams(t.Context(), testCluster, 1)
+	require.NoError(t, err)
+	require.Equal(t, b.epoch, made.Epoch)
+	// Whether the reader goes over the hole or is interrupted is a matter of moments.
+	_ = b.scan(t.Context(), scan{stream: StreamHistory}, func(schemas.Event) error { return nil })
+	<-b.server.Mended()
+	made, err = b.MakeStreams(t.Context(), testCluster, 1)
+	require.NoError(t, err)
+	require.NotEqual(t, b.epoch, made.Epoch, "its readers begin anew")
+	requireEvents(t, all, b.read(t, Range{}))
+}

@@ -28,8 +28,8 @@ type Position struct {
 
 // Head reads where a stream ends.
 func (c *Client) Head(ctx context.Context, stream string) (Position, error) {
-	if stream == StreamArchive && !c.cfg.edge() {
-		if err := c.sound(ctx); err != nil {
+	if c.mendable(stream) {
+		if err := c.sound(ctx, stream); err != nil {
 			return Position{}, err
 		}
 	}

@@ -59,9 +59,9 @@ var errStop = errors.New("stop")
 // except over last messages, where it begins anew; fn must bear that.
 func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error) error {
 	attempts, backoff := 0, minResubscribe
-	past := s.stream == StreamArchive && !c.cfg.edge()
+	mendable := c.mendable(s.stream)
 	var mends uint64
-	if past {
+	if mendable {
 		var err error
 		if mends, err = c.mends(ctx); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (c *Client) scan(ctx context.Context, s scan, fn func(schemas.Event) error)
 		if ctx.Err() != nil || !errors.As(err, &failed) {
 			return err
 		}
-		if past {
+		if mendable {
 			if now, failed := c.mends(ctx); failed == nil && now != mends {
 				return fmt.Errorf("bus: read %s: %w", s.stream, ErrDamaged)
 			}

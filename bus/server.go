@@ -196,6 +196,9 @@ func (s *Server) Start(ctx context.Context) error {
 
 // startNats starts the NATS server, with all streams that can be opened.
 func (s *Server) startNats(ctx context.Context) error {
+	if err := s.mendEverRead(); err != nil {
+		return err
+	}
 	started := false
 	open := func() error {
 		if started {
@@ -399,11 +402,17 @@ func newNatsLog(log zerolog.Logger, d *damage) natsLog {
 }
 
 func (l natsLog) Noticef(format string, v ...any) { l.write(l.log.Debug(), format, v) }
-func (l natsLog) Warnf(format string, v ...any)   { l.write(l.clients.Warn(), format, v) }
 func (l natsLog) Fatalf(format string, v ...any)  { l.write(l.log.Error(), format, v) }
+func (l natsLog) Warnf(format string, v ...any) {
+	if r, ok := cutOff(fmt.Sprintf(format, v...)); ok {
+		l.damage.report(r)
+	}
+	l.write(l.clients.Warn(), format, v)
+}
+
 func (l natsLog) Errorf(format string, v ...any) {
-	if stream := unreadable(format, v); stream != "" {
-		l.damage.report(stream)
+	if r, ok := unreadable(format, v); ok {
+		l.damage.report(r)
 	}
 	l.write(l.clients.Warn(), format, v)
 }

@@ -27,7 +27,7 @@ type store struct {
 	js     jetstream.JetStream
 }
 
-func open(t *testing.T, dir string) *store {
+func open(t testing.TB, dir string) *store {
 	t.Helper()
 	server, err := natsserver.NewServer(&natsserver.Options{DontListen: true, JetStream: true, StoreDir: dir, NoSigs: true})
 	require.NoError(t, err)
@@ -47,7 +47,7 @@ func (s *store) close() {
 }
 
 // written is a stream that a server has written and closed.
-func written(t *testing.T, compression jetstream.StoreCompression) (root string, s *store) {
+func written(t testing.TB, compression jetstream.StoreCompression) (root string, s *store) {
 	t.Helper()
 	root = t.TempDir()
 	s = open(t, root)
