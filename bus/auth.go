@@ -67,16 +67,28 @@ func (a *authenticator) user(c natsserver.ClientAuthentication) (*natsserver.Use
 		return a.inProcessUser(opts.Username, opts.Password)
 	}
 	cert := certificateOf(c)
-	if cert != nil {
-		name := cert.Subject.CommonName
-		if a.core[name] {
-			return a.coreUser(name)
-		}
-		if node, ok := strings.CutPrefix(name, nodeUserPrefix); ok && node != "" && slices.Contains(cert.Subject.Organization, nodesGroup) {
+	if cert != nil && a.core[cert.Subject.CommonName] {
+		return a.coreUser(cert.Subject.CommonName)
+	}
+	user, err := a.edgeUser(Credentials{Token: tokenOf(opts), Certificate: cert})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.server.connections.take(user.Username, c.GetID(), a.server.open); err != nil {
+		return nil, err
+	}
+	return user, nil
+}
+
+// edgeUser is a node or somebody whom the Authorizer knows.
+func (a *authenticator) edgeUser(c Credentials) (*natsserver.User, error) {
+	if c.Certificate != nil {
+		node, ok := strings.CutPrefix(c.Certificate.Subject.CommonName, nodeUserPrefix)
+		if ok && node != "" && slices.Contains(c.Certificate.Subject.Organization, nodesGroup) {
 			return a.nodeUser(node)
 		}
 	}
-	return a.grantedUser(Credentials{Token: tokenOf(opts), Certificate: cert})
+	return a.grantedUser(c)
 }
 
 func (a *authenticator) inProcessUser(name, password string) (*natsserver.User, error) {

@@ -61,5 +61,6 @@
 // others are in the account EDGE, from which no message can get into a stream,
 // not even by way of a reply subject. Nodes reach their own route only, taps what
 // their Authorizer grants. Consumers are made for them by a gate that reads what they ask
-// for: none delivers by itself, lasts, or costs without bound.
+// for: none delivers by itself, lasts, or costs without bound. Connections, subscriptions,
+// messages and requests of each user are bounded, so that none takes what others need.
 package bus

@@ -28,6 +28,8 @@ const (
 	maxInactive      = 10 * time.Minute // after which the server forgets one that nobody reads
 	maxCreateRequest = 8 << 10
 	maxConsumersEach = 5000 // of one user, who may be many agents
+	maxPulls         = 64   // that may wait at a consumer, each with a subject to answer to
+	maxUnacked       = 1000 // messages of a consumer, each of which the server remembers
 	maxCreating      = 64   // at a time, of all
 	// maxAsking and maxAskingBytes are how many more may wait; others get no answer. The
 	// largest message fits, so that it is refused with a reason.
@@ -130,6 +132,9 @@ func (g *gate) check(msg *nats.Msg) (user string, request []byte, err error) {
 		return from.User, nil, err
 	}
 	asked.Config.MemoryStorage = true
+	if asked.Config.MaxWaiting <= 0 {
+		asked.Config.MaxWaiting = maxPulls // the server's own default is more
+	}
 	if err := g.count(from.User, asked.Stream+"."+asked.Config.Name); err != nil {
 		return from.User, nil, err
 	}
@@ -146,6 +151,10 @@ func checkConsumer(c *natsserver.ConsumerConfig) error {
 		return errors.New("durable_name: consumers don't last here; give a name and inactive_threshold, and note how far you have read")
 	case c.InactiveThreshold > maxInactive:
 		return fmt.Errorf("inactive_threshold: at most %s", maxInactive)
+	case c.MaxWaiting > maxPulls:
+		return fmt.Errorf("max_waiting: at most %d", maxPulls)
+	case c.MaxAckPending < 0 || c.MaxAckPending > maxUnacked:
+		return fmt.Errorf("max_ack_pending: from 1 to %d", maxUnacked)
 	case c.Name == "" || strings.ContainsAny(c.Name, ".*> "):
 		return errors.New("name: give one, without dots, spaces and stars")
 	case !reflect.DeepEqual(*c, plain(*c)):

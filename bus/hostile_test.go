@@ -60,7 +60,7 @@ var attacks = map[string]attack{
 		userInbox("alice"), []byte(`{"stream_name":"ARCHIVE","config":{"name":"x"}}`)),
 	"pulls from nobody":      flood(func(n int64) string { return fmt.Sprintf("bus.API.CONSUMER.MSG.NEXT.ARCHIVE.c%d", n) }, userInbox("alice"), []byte(`{"batch":1000000,"expires":3600000000000}`)),
 	"information on nothing": flood(func(n int64) string { return fmt.Sprintf("bus.API.CONSUMER.INFO.ARCHIVE.c%d", n) }, userInbox("alice"), nil),
-	"large requests":         flood(func(n int64) string { return "bus.API.CONSUMER.CREATE.ARCHIVE.c.h.*.*.prod.>" }, userInbox("alice"), make([]byte, 7<<20)),
+	"large requests":         flood(func(n int64) string { return "bus.API.CONSUMER.CREATE.ARCHIVE.c.h.*.*.prod.>" }, userInbox("alice"), make([]byte, 60<<10)),
 	"what is forbidden":      flood(func(n int64) string { return "$JS.API.STREAM.DELETE.HISTORY" }, "", []byte("x")),
 	"bad tokens": func(ctx context.Context, t *testing.T, b *testBus, ca *authority, done *atomic.Int64) {
 		var wg sync.WaitGroup

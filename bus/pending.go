@@ -12,20 +12,24 @@ const (
 	// server's own bound is for one connection: a thousand that read nothing would take all
 	// memory before it cuts them off.
 	maxPending = 256 << 20
-	// pendingCheck is how often that is looked at.
-	pendingCheck = 500 * time.Millisecond
+	// clientsCheck is how often that and subscriptions are looked at.
+	clientsCheck = 500 * time.Millisecond
 	// maxLooked is how many connections, those with the most, are looked at.
 	maxLooked = 1024
 )
 
-// boundPending cuts off who reads the least while too much waits, until ctx ends.
-func (s *Server) boundPending(ctx context.Context) {
-	tick := time.NewTicker(pendingCheck)
+// boundClients cuts off who reads the least while too much waits, who subscribes to too much
+// and who asks for too much, until ctx ends.
+func (s *Server) boundClients(ctx context.Context) {
+	tick := time.NewTicker(clientsCheck)
 	defer tick.Stop()
+	var last asking
 	for {
 		select {
 		case <-tick.C:
 			s.cutOff()
+			s.boundSubscriptions()
+			last = s.boundRequests(last)
 		case <-ctx.Done():
 			return
 		}

@@ -36,11 +36,12 @@ type Server struct {
 	mu        sync.Mutex
 	reopened  chan struct{} // closed and replaced when all streams are closed, to be opened again; guarded by mu
 	// maxPending bounds what waits for the clients of EDGE; fixed but in tests.
-	maxPending int
-	clients    zerolog.Logger // of what clients may cause, and so bounded
-	stop       context.CancelFunc
-	work       sync.WaitGroup // what runs until stop
-	damage     *damage
+	maxPending  int
+	connections *connections
+	clients     zerolog.Logger // of what clients may cause, and so bounded
+	stop        context.CancelFunc
+	work        sync.WaitGroup // what runs until stop
+	damage      *damage
 	// traffic is what the clients of this process publish.
 	traffic *traffic
 }
@@ -48,7 +49,8 @@ type Server struct {
 // accountsConfig declares the two accounts. EDGE can reach exactly these calls
 // and no subject that a stream listens on, whatever a client puts into the reply
 // field of a message: replies stay within their account. Consumers are asked for by way of
-// the gate, which has to know who asks.
+// the gate, which has to know who asks. Clients of EDGE publish requests only, which are
+// short: of a message that a client has begun, the server keeps all that came.
 const accountsConfig = `
 accounts {
   CORE: {
@@ -66,6 +68,7 @@ accounts {
     ]
   }
   EDGE: {
+    limits: {max_payload: 65536}
     imports: [
       {stream: {account: CORE, subject: "live.>"}}
       {service: {account: CORE, subject: "gate.CONSUMER.CREATE.HISTORY.>"}, to: "bus.API.CONSUMER.CREATE.HISTORY.>", share: true}
@@ -91,7 +94,10 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	if _, err := rand.Read(secret); err != nil {
 		return nil, fmt.Errorf("bus: make secret: %w", err)
 	}
-	s := &Server{cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(), maxPending: maxPending, damage: newDamage(), reopened: make(chan struct{})}
+	s := &Server{
+		cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(),
+		maxPending: maxPending, connections: newConnections(), damage: newDamage(), reopened: make(chan struct{}),
+	}
 	s.clients = s.log.Sample(rarely())
 	if err := s.newNats(); err != nil {
 		return nil, err
@@ -159,7 +165,8 @@ func (s *Server) options() (*natsserver.Options, error) {
 	return opts, nil
 }
 
-// maxSubscriptions bounds what one connection may subscribe to, each of which takes memory.
+// maxSubscriptions bounds what one connection may subscribe to, and all connections of one
+// user of EDGE together.
 const maxSubscriptions = 10_000
 
 // maxConnections bounds connections, each of which takes some 50 kB with TLS.
@@ -188,7 +195,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.work.Go(func() { s.boundPending(ctx) })
+	s.work.Go(func() { s.boundClients(ctx) })
 	s.work.Go(func() { s.mendReported(ctx) })
 	s.log.Info().Str("address", s.Address()).Dur("took", time.Since(started)).Msg("bus is up")
 	return nil
