@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -12,10 +13,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/rutter-project/rutter/integration/servers"
 )
 
-// inside are sections that kube-apiserver has no counterpart for. They are measured by Go
-// benchmarks inside the product, which are run from here.
+// inside are sections that are measured by Go benchmarks inside the product, which are run
+// from here. kube-apiserver has no counterpart for most of it.
 var inside = []string{"past", "bus"}
 
 // beside reports that something is measured on both servers.
@@ -28,6 +31,7 @@ type benchmark struct {
 	section, folder, pattern, times string
 	args                            []string
 	figures                         []figure
+	watchers                        int // of kube-apiserver, which are measured too; 0 for none
 }
 
 // figure is one of a benchmark's metrics.
@@ -37,6 +41,9 @@ type figure struct {
 	good         better
 	aim          float64 // 0 if there is none
 }
+
+// besideWatchers is the figure that kube-apiserver's watchers are compared with.
+var besideWatchers = [2]string{"live", "deliveries/CPU-s"}
 
 func (p plan) benchmarks() []benchmark {
 	first, live := "state at any instant, the first time", "change to a tap"
@@ -67,7 +74,8 @@ func (p plan) benchmarks() []benchmark {
 		},
 	}, {
 		section: "bus", folder: "./integration", pattern: "^BenchmarkSubscribers$", times: "1x",
-		args: []string{"-subscribers", strconv.Itoa(p.subscribers), "-connections", "20", "-changes", "20", "-rate", "2"},
+		args:     []string{"-subscribers", strconv.Itoa(p.subscribers), "-connections", "20", "-changes", "60", "-rate", "2"},
+		watchers: p.subscribers,
 	}}
 	subscribers := &all[len(all)-1]
 	for _, kind := range []struct{ name, what string }{
@@ -93,11 +101,47 @@ func (p plan) alone(ctx context.Context, t *table) error {
 		if err != nil {
 			return err
 		}
-		if err := b.read(out, t); err != nil {
+		found, err := b.read(out, t)
+		if err != nil {
 			return fmt.Errorf("go test %s -bench %s: %w\n%s", b.folder, b.pattern, err, out)
 		}
+		if b.watchers == 0 {
+			continue
+		}
+		upstream, err := p.upstreamFanOut(ctx, b.watchers)
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("%d subscribers, live subject beside watches of kube-apiserver", b.watchers)
+		t.add(what, "deliveries per server CPU-second", more, found[besideWatchers], upstream)
 	}
 	return nil
+}
+
+// upstreamFanOut is how many deliveries to n watchers kube-apiserver and its etcd make in a
+// second of their processor time, with nothing else started.
+func (p plan) upstreamFanOut(ctx context.Context, n int) (perCPU float64, err error) {
+	programs, err := servers.Build(ctx, p.dir, p.work)
+	if err != nil {
+		return 0, err
+	}
+	upstream, err := servers.StartUpstream(ctx, programs)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, upstream.Stop()) }()
+	s, err := newSide(ctx, upstream)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.makeWatched(ctx); err != nil {
+		return 0, err
+	}
+	f, err := p.fan(ctx, s, n, 0)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %d watchers: %w", s.Name, n, err)
+	}
+	return float64(len(f.took)) / f.cpu.Seconds(), nil
 }
 
 func (p plan) goTest(ctx context.Context, b benchmark) ([]byte, error) {
@@ -115,9 +159,10 @@ func (p plan) goTest(ctx context.Context, b benchmark) ([]byte, error) {
 	return out, nil
 }
 
-// read puts the figures of a benchmark's output into the table. All must be there.
-func (b benchmark) read(out []byte, t *table) error {
-	found := map[[2]string]float64{}
+// read puts the figures of a benchmark's output into the table. All must be there. It returns
+// what there is, by name and metric.
+func (b benchmark) read(out []byte, t *table) (found map[[2]string]float64, err error) {
+	found = map[[2]string]float64{}
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") {
@@ -128,7 +173,7 @@ func (b benchmark) read(out []byte, t *table) error {
 		for i := 2; i+1 < len(fields); i += 2 {
 			value, err := strconv.ParseFloat(fields[i], 64)
 			if err != nil {
-				return fmt.Errorf("%q: %w", lines.Text(), err)
+				return nil, fmt.Errorf("%q: %w", lines.Text(), err)
 			}
 			found[[2]string{name, fields[i+1]}] = value
 		}
@@ -136,11 +181,11 @@ func (b benchmark) read(out []byte, t *table) error {
 	for _, f := range b.figures {
 		value, ok := found[[2]string{f.name, f.metric}]
 		if !ok {
-			return fmt.Errorf("no %s of %q", f.metric, f.name)
+			return nil, fmt.Errorf("no %s of %q", f.metric, f.name)
 		}
 		t.addAlone(f, value)
 	}
-	return nil
+	return found, nil
 }
 
 // addAlone adds a figure that upstream has no counterpart for.

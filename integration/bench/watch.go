@@ -36,8 +36,7 @@ const (
 // read do to the others.
 func (p plan) fanOut(ctx context.Context, t *table, sides []*side) error {
 	for _, s := range sides {
-		body := fmt.Sprintf(`{"metadata":{"name":"watched"},"data":{"pad":"%01000d"}}`, 0)
-		if err := s.send(ctx, http.MethodPost, namespace+"/configmaps", asJSON, body); err != nil {
+		if err := s.makeWatched(ctx); err != nil {
 			return err
 		}
 	}
@@ -47,6 +46,12 @@ func (p plan) fanOut(ctx context.Context, t *table, sides []*side) error {
 		}
 	}
 	return p.fanOutTo(ctx, t, sides, p.watchers[min(1, len(p.watchers)-1)], stalled)
+}
+
+// makeWatched makes the object whose changes are watched.
+func (s *side) makeWatched(ctx context.Context) error {
+	body := fmt.Sprintf(`{"metadata":{"name":"watched"},"data":{"pad":"%01000d"}}`, 0)
+	return s.send(ctx, http.MethodPost, namespace+"/configmaps", asJSON, body)
 }
 
 func (p plan) fanOutTo(ctx context.Context, t *table, sides []*side, n, slow int) error {
