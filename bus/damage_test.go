@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rutter-project/rutter/schemas"
@@ -257,4 +258,35 @@ func TestFileThatTheServerCutsIsNoticed(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, b.epoch, made.Epoch, "its readers begin anew")
 	requireEvents(t, all, b.read(t, Range{}))
+}
+
+// TestSlowlyOpenedStreamsAreOpenedOnceMore: mirrors that asked for a HISTORY that was still
+// being read would not follow for 12 s.
+func TestSlowlyOpenedStreamsAreOpenedOnceMore(t *testing.T) {
+	b, dir := busOnDisk(t)
+	b.send(t, schemas.Added, pod("a"), 1)
+	b.flush(t)
+	b.settle(t, StreamState)
+	b.restart(t, dir, func() {})
+	b.Close()
+	b.server.Close()
+	var log bytes.Buffer
+	s, err := NewServer(DefaultServerConfig(dir), zerolog.New(&log).Level(zerolog.InfoLevel))
+	require.NoError(t, err)
+	s.patience = 0 // all are slow
+	require.NoError(t, s.Start(t.Context()))
+	t.Cleanup(s.Close)
+	require.Equal(t, 1, bytes.Count(log.Bytes(), []byte("opened once more")))
+	b.server, b.Client = s, connect(t, ClientConfig{Server: s})
+	made, err := b.MakeStreams(t.Context(), testCluster, 1)
+	require.NoError(t, err)
+	require.Equal(t, b.epoch, made.Epoch)
+	b.open(t)
+	b.send(t, schemas.Added, pod("b"), 1)
+	b.flush(t)
+	b.settle(t, StreamState)
+	info, err := b.streamInfo(t.Context(), StreamState)
+	require.NoError(t, err)
+	require.Nil(t, info.Mirror.Error)
+	require.EqualValues(t, 2, info.State.Msgs)
 }

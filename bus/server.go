@@ -35,6 +35,7 @@ type Server struct {
 	reopening sync.Mutex
 	mu        sync.Mutex
 	reopened  chan struct{} // closed and replaced when all streams are closed, to be opened again; guarded by mu
+	patience  time.Duration // of mirrors; fixed but in tests
 	// maxPending bounds what waits for the clients of EDGE; fixed but in tests.
 	maxPending  int
 	connections *connections
@@ -96,7 +97,7 @@ func NewServer(cfg ServerConfig, log zerolog.Logger) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: log.With().Str("component", "nats").Logger(), secret: hex.EncodeToString(secret), traffic: newTraffic(),
-		maxPending: maxPending, connections: newConnections(), damage: newDamage(), reopened: make(chan struct{}),
+		patience: mirrorPatience, maxPending: maxPending, connections: newConnections(), damage: newDamage(), reopened: make(chan struct{}),
 	}
 	s.clients = s.log.Sample(rarely())
 	if err := s.newNats(); err != nil {
@@ -206,7 +207,7 @@ func (s *Server) startNats(ctx context.Context) error {
 	if err := s.mendEverRead(); err != nil {
 		return err
 	}
-	started := false
+	started, took := false, time.Duration(0)
 	open := func() error {
 		if started {
 			if err := s.newNats(); err != nil {
@@ -214,14 +215,27 @@ func (s *Server) startNats(ctx context.Context) error {
 			}
 		}
 		started = true
+		began := time.Now()
 		s.nats.Start()
-		return s.waitReady(ctx)
+		err := s.waitReady(ctx)
+		took = time.Since(began)
+		return err
 	}
-	return s.openGuarded(open, func() error {
+	closeAll := func() error {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
 		return nil
-	})
+	}
+	if err := s.openGuarded(open, closeAll); err != nil || took < s.patience {
+		return err
+	}
+	// A server that was killed reads all messages, and its mirrors have asked for HISTORY in
+	// vain. One that was not knows where they are.
+	s.log.Info().Dur("took", took).Msg("streams are opened once more, so that their mirrors follow at once")
+	if err := closeAll(); err != nil {
+		return err
+	}
+	return s.openGuarded(open, closeAll)
 }
 
 // probeListen tells a taken port before the server, which would end the whole
