@@ -187,8 +187,8 @@ func cutOff(line string) (report, bool) {
 	return report{stream: stream, cut: true}, ok && strings.Contains(rest, cutRecord)
 }
 
-// holesSubject is where a server tells, within CORE, how often it has mended files. Behind the
-// dot it is told of which number of times all holes have names.
+// holesSubject is where a server tells, within CORE, how often it has mended files. A request
+// may say for which number all holes have names now.
 const holesSubject = "gate.HOLES"
 
 func (s *Server) answerHoles(msg *nats.Msg) {

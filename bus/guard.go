@@ -50,15 +50,9 @@ func (s *Server) openGuarded(open, closeAll func() error) error {
 			if err := s.restore(stream); err != nil {
 				return err
 			}
-			mended := s.mendFiles(stream)
-			undescribed, err := s.putDescriptionAside(stream)
-			if err != nil {
+			s.mendFiles(stream)
+			if err := s.putDescriptionAside(stream); err != nil {
 				return err
-			}
-			if !mended && !undescribed {
-				if err := s.putAside(stream); err != nil {
-					return err
-				}
 			}
 		}
 		if err := open(); err != nil {
@@ -188,24 +182,24 @@ const (
 // STATE's lack of objects are known by their description only; both are made of others.
 var madeOver = []string{StreamArchive, StreamPacks, StreamMended, StreamKeyframes}
 
-// putDescriptionAside takes away the description of a stream if it is damaged, and reports
-// whether MakeStreams will make the stream again over its messages.
-func (s *Server) putDescriptionAside(stream string) (bool, error) {
+// putDescriptionAside takes away the description of a stream if it is damaged and MakeStreams
+// can make the stream again over its messages.
+func (s *Server) putDescriptionAside(stream string) error {
 	if !slices.Contains(madeOver, stream) || blockfile.Described(s.streamDir(stream), stream) {
-		return false, nil
+		return nil
 	}
 	aside, second := s.asidePath(stream), filepath.Join(s.cfg.StoreDir, guardDir, stream)
 	if err := os.MkdirAll(aside, 0o700); err != nil {
-		return false, fmt.Errorf("bus: stream %s: %w", stream, err)
+		return fmt.Errorf("bus: stream %s: %w", stream, err)
 	}
 	for _, name := range []string{description, descriptionSum} {
 		err := os.Rename(filepath.Join(s.streamDir(stream), name), filepath.Join(aside, name))
 		if err = errors.Join(err, os.Remove(filepath.Join(second, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, fmt.Errorf("bus: stream %s: %w", stream, err)
+			return fmt.Errorf("bus: stream %s: %w", stream, err)
 		}
 	}
 	s.log.Error().Str("stream", stream).Str("aside", aside).Msg("the description of a stream is damaged, and is put aside")
-	return true, nil
+	return nil
 }
 
 // undescribed reports whether a stream is to be made again over its messages.
