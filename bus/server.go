@@ -166,8 +166,7 @@ func (s *Server) options() (*natsserver.Options, error) {
 	return opts, nil
 }
 
-// maxSubscriptions bounds what one connection may subscribe to, and all connections of one
-// user of EDGE together.
+// maxSubscriptions bounds what one connection may subscribe to, each of which takes memory.
 const maxSubscriptions = 10_000
 
 // maxConnections bounds connections, each of which takes some 50 kB with TLS.

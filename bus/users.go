@@ -2,15 +2,19 @@ package bus
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// maxConnectionsEach is how many connections one user of the account EDGE may have, who may
-// be many agents. All users together have maxConnections.
-const maxConnectionsEach = 1000
+// What one user of the account EDGE may have, who may be an agent on every node of a large
+// cluster: connections, of the maxConnections of all, and subscriptions over all of them.
+const (
+	maxConnectionsEach   = 10_000
+	maxSubscriptionsEach = 20_000
+)
 
 const (
 	// maxAwaited is how many answers the account EDGE may await before it is looked at who
@@ -58,10 +62,8 @@ func (c *connections) take(user string, id uint64, open func(uint64) bool) error
 		delete(c.out, user)
 	}
 	ids := c.of[user]
-	for known := range ids {
-		if !open(known) {
-			delete(ids, known)
-		}
+	if len(ids) >= c.max { // some may be gone; to look each time would make many connections slow
+		maps.DeleteFunc(ids, func(known uint64, _ bool) bool { return !open(known) })
 	}
 	if len(ids) >= c.max {
 		return fmt.Errorf("%s has %d connections to the bus, which is all that one user may have; close some", user, c.max)
@@ -78,10 +80,10 @@ func (c *connections) take(user string, id uint64, open func(uint64) bool) error
 func (s *Server) open(id uint64) bool { return s.nats.GetClient(id) != nil }
 
 // boundSubscriptions cuts off the connections with the most subscriptions of each user of the
-// account EDGE who has more than maxSubscriptions over all of them. One change is sent once
+// account EDGE who has more than maxSubscriptionsEach, as far as it looks. One change is sent once
 // for each subscription that it matches, before the stream takes the next one.
 func (s *Server) boundSubscriptions() {
-	if s.nats.NumSubscriptions() <= maxSubscriptions {
+	if s.nats.NumSubscriptions() <= maxSubscriptionsEach {
 		return
 	}
 	conns, err := s.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Username: true, Sort: natsserver.BySubs, Limit: maxLooked})
@@ -95,10 +97,10 @@ func (s *Server) boundSubscriptions() {
 	}
 	for _, c := range conns.Conns {
 		user := c.AuthorizedUser
-		if has[user] <= maxSubscriptions {
+		if has[user] <= maxSubscriptionsEach {
 			continue
 		}
-		s.clients.Warn().Uint64("connection", c.Cid).Str("remote", c.IP).Str("user", user).Uint32("subscriptions", has[user]).Int("max", maxSubscriptions).
+		s.clients.Warn().Uint64("connection", c.Cid).Str("remote", c.IP).Str("user", user).Uint32("subscriptions", has[user]).Int("max", maxSubscriptionsEach).
 			Msg("connection to the bus cut off, its user has too many subscriptions")
 		has[user] -= c.NumSubs
 		_ = s.nats.DisconnectClientByID(c.Cid) // an error says that it is gone
