@@ -20,7 +20,7 @@ type Held struct {
 type End struct {
 	Seq uint64
 	Rev int64
-	At  time.Time // when the stream took it; of PACKS, when ARCHIVE took the first and the last event in it
+	At  time.Time // when the stream took it; of PACKS and MENDED, when ARCHIVE took the first and the last event in it
 }
 
 // HeldBy looks at a stream.
@@ -36,8 +36,8 @@ func (c *Client) HeldBy(ctx context.Context, stream string) (Held, error) {
 	if h.Messages == 0 {
 		return h, nil
 	}
-	if stream == StreamPacks {
-		err := c.packEnds(ctx, &h.First, &h.Last)
+	if stream == StreamPacks || stream == StreamMended {
+		err := c.packEnds(ctx, stream, &h.First, &h.Last)
 		return h, err
 	}
 	for _, end := range []*End{&h.First, &h.Last} {

@@ -36,6 +36,8 @@ type hole struct {
 	// First and Last are the messages of MENDED that have all its changes; 0 if nobody has.
 	First uint64 `json:"first,omitempty"`
 	Last  uint64 `json:"last,omitempty"`
+	// Events is how many changes those are.
+	Events uint64 `json:"events,omitempty"`
 	// After is the last revision before the hole that is whole, Rev the first behind it; 0 if
 	// nothing came behind it yet.
 	After int64 `json:"after"`
@@ -300,6 +302,19 @@ func (c *Client) inHole(ctx context.Context, holes []hole, seq, before uint64) (
 		}
 	}
 	return schemas.Event{}, ErrNotFound
+}
+
+// count is how many events of a pack lie in a range. errPack if not all of it can be read.
+func (p pack) count(in span) (uint64, error) {
+	n := uint64(0)
+	r, err := openPack(p.body, nil)
+	for err == nil && r.more() {
+		var e schemas.Event
+		if e, _, err = r.next(everyEvent); err == nil && e.Seq >= in.from && e.Seq < in.to {
+			n++
+		}
+	}
+	return n, err
 }
 
 // firstAt is the first event of a pack at or behind a sequence.

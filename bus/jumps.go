@@ -72,7 +72,7 @@ func (c *Client) findJumps(ctx context.Context, known []hole, witnessed []span) 
 	}
 	settled := inOrder(known, asHoles(witnessed))
 	var found []span
-	for _, run := range longest(runs(state.Deleted)) {
+	for _, run := range longest(runs(state.Deleted), maxJumps) {
 		parts := slices.DeleteFunc(outside(run, settled), func(s span) bool { return s.to-s.from < minJump })
 		if len(parts) == 0 || run.to > state.LastSeq {
 			continue
@@ -121,9 +121,9 @@ func runs(sequences []uint64) []span {
 	return all
 }
 
-// longest are those that are looked at.
-func longest(all []span) []span {
+// longest are those of a bounded number that are looked at.
+func longest(all []span, limit int) []span {
 	all = slices.DeleteFunc(all, func(s span) bool { return s.to-s.from < minJump })
 	slices.SortStableFunc(all, func(a, b span) int { return cmp.Compare(b.to-b.from, a.to-a.from) })
-	return all[:min(len(all), maxJumps)]
+	return all[:min(len(all), limit)]
 }

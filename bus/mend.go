@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -50,8 +51,27 @@ func (c *Client) middleLost(ctx context.Context, info *jetstream.StreamInfo) (bo
 		return false, err
 	}
 	have, err := c.countAtMost(ctx, StreamHistory, from, info.State.LastSeq)
-	return have < want, err
+	if err != nil || have < want {
+		return have < want, err
+	}
+	// ARCHIVE may have lost as many, elsewhere.
+	state, err := c.deleted(ctx, StreamHistory)
+	if errors.Is(err, errManyDeleted) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, run := range longest(runs(state.Deleted), maxRuns) {
+		if has, err := c.countAtLeast(ctx, StreamArchive, run.from, run.to-1); err != nil || has > 0 {
+			return has > 0, err
+		}
+	}
+	return false, nil
 }
+
+// maxRuns is how many ranges without a message middleLost looks at.
+const maxRuns = 64
 
 // mirrorHoled reports that a mirror that holds nothing but the present lacks messages that
 // HISTORY has and that it has taken before.
@@ -98,6 +118,25 @@ func (c *Client) mendArchive(ctx context.Context, archive *jetstream.StreamInfo)
 		known = append(known, holes...)
 	}
 	return formatHoles(known, archive.State.FirstSeq)
+}
+
+// mendFirst saves what a HISTORY that is to be made anew still has of what ARCHIVE has lost.
+func (c *Client) mendFirst(ctx context.Context) error {
+	archive, err := c.existing(ctx, StreamArchive)
+	if err != nil || archive == nil {
+		return err
+	}
+	if err := c.makePacks(ctx); err != nil {
+		return err
+	}
+	holes, err := c.mendArchive(ctx, archive)
+	if err != nil || holes == archive.Config.Metadata[holesKey] {
+		return err
+	}
+	cfg := archive.Config
+	cfg.Metadata = maps.Clone(cfg.Metadata)
+	cfg.Metadata[holesKey] = holes
+	return c.makeStream(ctx, archive, cfg)
 }
 
 // keptHoles divides mended holes whose messages MENDED no longer has from the others.

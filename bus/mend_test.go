@@ -127,6 +127,12 @@ func TestArchiveIsMendedFromHistory(t *testing.T) {
 		head, err := b.Head(t.Context(), StreamArchive)
 		require.NoError(t, err)
 		require.Len(t, head.holes, 1)
+		held, err := b.HeldBy(t.Context(), StreamArchive)
+		require.NoError(t, err)
+		require.EqualValues(t, len(all), held.Messages+head.Mended, "what is mended is counted")
+		mended, err := b.HeldBy(t.Context(), StreamMended)
+		require.NoError(t, err)
+		require.Equal(t, last, mended.Last.Rev)
 		b.copiesAgree(t)
 	}
 	b.open(t)

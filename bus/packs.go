@@ -202,10 +202,10 @@ func (p *packs) end(ctx context.Context) (uint64, error) {
 	return newest.to, err
 }
 
-// packEnds finds out between which events PACKS lies. A pack that can't be read, as its
+// packEnds finds out between which events a stream of packs lies. A pack that can't be read, as its
 // readers find out too, leaves its end without a revision.
-func (c *Client) packEnds(ctx context.Context, first, last *End) error {
-	packs, err := c.openPacks(ctx)
+func (c *Client) packEnds(ctx context.Context, stream string, first, last *End) error {
+	packs, err := c.openPackStream(ctx, stream, "")
 	if err != nil {
 		return err
 	}

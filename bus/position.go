@@ -21,6 +21,8 @@ type Position struct {
 	// Trimmed says that the stream no longer holds all that was put into it.
 	Trimmed bool
 	holes   []hole // of ARCHIVE, in order
+	// Mended is how many changes that ARCHIVE has lost are read from MENDED instead.
+	Mended uint64
 	// After, if it is known, is the revision after which nothing is missing although the
 	// stream is trimmed; else 0.
 	After int64
@@ -50,9 +52,13 @@ func (c *Client) head(ctx context.Context, stream string) (Position, error) {
 	if err != nil {
 		return Position{}, err
 	}
+	mended := uint64(0)
+	for _, h := range holes {
+		mended += h.Events
+	}
 	return Position{
-		holes: holes,
-		Seq:   info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
+		holes: holes, Mended: mended,
+		Seq: info.State.LastSeq, First: info.State.FirstSeq, Epoch: info.Config.Metadata[epochKey],
 		Empty: info.State.Msgs == 0, Trimmed: info.State.FirstSeq > first || info.Config.Metadata[cutKey] != "",
 	}, nil
 }

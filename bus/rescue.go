@@ -46,15 +46,15 @@ func (c *Client) rescue(ctx context.Context, r span, known []hole) ([]hole, erro
 	return m.holes, nil
 }
 
-// done notes that all before a sequence is in MENDED from a message on, or lost if there
-// is no such message.
-func (m *rescuer) done(to, first uint64) {
+// done notes that all before a sequence is in MENDED from a message on, so many events, or
+// lost if there is no such message.
+func (m *rescuer) done(to, first, events uint64) {
 	if m.at >= to {
 		return
 	}
 	h := hole{From: m.at, To: to}
 	if m.mended.last >= first {
-		h.First, h.Last = first, m.mended.last
+		h.First, h.Last, h.Events = first, m.mended.last, events
 	}
 	m.at = to
 	if n := len(m.holes); n > 0 && !h.mended() && !m.holes[n-1].mended() && m.holes[n-1].To == h.From {
@@ -72,7 +72,7 @@ func (m *rescuer) fromPacks(ctx context.Context, end uint64) error {
 	if err := m.copyPacks(ctx, end); err != nil {
 		return err
 	}
-	m.done(end, m.mended.last+1)
+	m.done(end, m.mended.last+1, 0)
 	return nil
 }
 
@@ -87,8 +87,9 @@ func (m *rescuer) copyPacks(ctx context.Context, end uint64) error {
 	}
 	for ; at <= packs.last; at++ {
 		p, err := packs.get(ctx, at)
+		events := uint64(0)
 		if err == nil {
-			_, err = openPack(p.body, nil)
+			events, err = p.count(span{max(m.at, p.from), min(p.to, end)})
 		}
 		switch {
 		case errors.Is(err, ErrNotFound), errors.Is(err, errPack):
@@ -98,19 +99,19 @@ func (m *rescuer) copyPacks(ctx context.Context, end uint64) error {
 		case p.from >= end:
 			return nil
 		}
-		m.done(p.from, m.mended.last+1)
+		m.done(p.from, m.mended.last+1, 0)
 		first := m.mended.last + 1
 		if err := m.mended.append(ctx, p, 0); err != nil {
 			return err
 		}
-		m.done(min(p.to, end), first)
+		m.done(min(p.to, end), first, events)
 	}
 	return nil
 }
 
 // fromHistory packs what lies before a sequence, which HISTORY has.
 func (m *rescuer) fromHistory(ctx context.Context, end uint64) error {
-	w, from, first := newPackWriter(), m.at, m.mended.last+1
+	w, from, first, events := newPackWriter(), m.at, m.mended.last+1, uint64(0)
 	flush := func(to uint64) error {
 		err := m.mended.append(ctx, pack{from: from, to: to, body: w.encode()}, w.events)
 		from, w = to, newPackWriter()
@@ -121,6 +122,7 @@ func (m *rescuer) fromHistory(ctx context.Context, end uint64) error {
 			return errStop
 		}
 		w.add(&e)
+		events++
 		if w.events >= packEvents || w.size() >= packBytes {
 			return flush(e.Seq + 1)
 		}
@@ -129,7 +131,7 @@ func (m *rescuer) fromHistory(ctx context.Context, end uint64) error {
 	if err == nil && from < end {
 		err = flush(end)
 	}
-	m.done(end, first)
+	m.done(end, first, events)
 	return err
 }
 

@@ -60,14 +60,8 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 	if err != nil {
 		return Streams{}, err
 	}
-	for _, packs := range []jetstream.StreamConfig{packsConfig(cfg), mendedConfig(cfg)} {
-		have, err := c.existing(ctx, packs.Name)
-		if err == nil {
-			err = c.makeStream(ctx, have, packs)
-		}
-		if err != nil {
-			return Streams{}, err
-		}
+	if err := c.makePacks(ctx); err != nil {
+		return Streams{}, err
 	}
 	for _, mirror := range mirrors(cfg) {
 		partial, err := c.makeMirror(ctx, mirror, made.Epoch)
@@ -90,6 +84,20 @@ func (c *Client) MakeStreams(ctx context.Context, cluster uint64, rev int64) (St
 		err = c.holesNamed(ctx, mends)
 	}
 	return made, err
+}
+
+// makePacks makes the streams of packs.
+func (c *Client) makePacks(ctx context.Context) error {
+	for _, packs := range []jetstream.StreamConfig{packsConfig(c.cfg.Streams), mendedConfig(c.cfg.Streams)} {
+		have, err := c.existing(ctx, packs.Name)
+		if err == nil {
+			err = c.makeStream(ctx, have, packs)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeStream makes a stream, or changes the one there is if it has to. An update
@@ -147,9 +155,12 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (St
 	if endLost || middleLost {
 		c.log.Warn().Str("stream", StreamHistory).Bool("end", endLost).Msg("a stream has lost messages, making it anew")
 		if endLost { // packs may have more than an archive that was cut too
-			if err := c.dropStream(ctx, StreamPacks); err != nil {
-				return Streams{}, err
-			}
+			err = c.dropStream(ctx, StreamPacks)
+		} else {
+			err = c.mendFirst(ctx)
+		}
+		if err != nil {
+			return Streams{}, err
 		}
 		if err := c.dropStream(ctx, StreamHistory); err != nil {
 			return Streams{}, err

@@ -86,6 +86,9 @@ func writeStatus(w io.Writer, form string, s remote.Status, text json.RawMessage
 	if s.Packs != nil {
 		fmt.Fprintf(table, "Packs\t%d, %s of %s\n", s.Packs.Messages, size(int64(s.Packs.Bytes)), size(s.Retention.MaxPackBytes))
 	}
+	if s.Mended != nil {
+		fmt.Fprintf(table, "Mended\t%d of the events, %s\n", s.Mended.Events, size(int64(s.Mended.Bytes)))
+	}
 	if len(s.Gaps) == 0 {
 		fmt.Fprintln(table, "Gaps\tnone")
 	}

@@ -181,7 +181,7 @@ func (o observer) streams(ctx context.Context) ([]stream, error) {
 	}
 	defer client.Close()
 	var out []stream
-	for _, name := range []string{bus.StreamHistory, bus.StreamState, bus.StreamArchive, bus.StreamPacks, bus.StreamLastN} {
+	for _, name := range []string{bus.StreamHistory, bus.StreamState, bus.StreamArchive, bus.StreamPacks, bus.StreamMended, bus.StreamLastN} {
 		held, err := client.HeldBy(ctx, name)
 		if err != nil {
 			return nil, err

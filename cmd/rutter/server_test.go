@@ -184,7 +184,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.objects(w, r.URL.Query().Get("at"))
 	case "/history/status":
 		answer(w, 200, `{"epoch":"`+cmp.Or(f.epoch, "c1.1")+`","oldest":{"revision":5,"time":"2026-01-02T15:04:05Z"},"newest":{"revision":40,"time":"2026-01-02T15:04:40Z"},"events":13,"bytes":5000000,
-			"keyframes":[{"revision":9,"time":"2026-01-02T15:04:09Z","objects":2,"bytes":300}],"packs":{"messages":2,"bytes":40000},
+			"keyframes":[{"revision":9,"time":"2026-01-02T15:04:09Z","objects":2,"bytes":300}],"packs":{"messages":2,"bytes":40000},"mended":{"events":3,"messages":1,"bytes":2048},
 			"gaps":[{"from":{"revision":2,"time":"2026-01-02T15:04:02Z"},"to":{"revision":5,"time":"2026-01-02T15:04:05Z"},"reason":"etcd was compacted"}],
 			"retention":{"maxAgeSeconds":2592000,"maxBytes":2147483648,"maxKeyframeBytes":1073741824,"maxPackBytes":1073741824}}`)
 	case "/api":

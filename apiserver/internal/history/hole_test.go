@@ -56,6 +56,9 @@ func TestInstantsAroundAHoleInTheArchive(t *testing.T) {
 	status, err := r.Status(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, status.Gaps, "HISTORY had what was lost")
+	require.NotNil(t, status.Mended)
+	require.Positive(t, status.Mended.Events)
+	require.EqualValues(t, 120, status.Events, "what is mended is counted")
 
 	// Now nobody has it.
 	for _, stream := range []string{bus.StreamMended, bus.StreamPacks, bus.StreamHistory} {

@@ -11,13 +11,16 @@ type Status struct {
 	// Epoch names the cluster and the generation of its stream, divided by a dot.
 	Epoch string `json:"epoch"`
 	// Oldest and Newest are the bounds of the instants whose state can be made.
-	Oldest    *Instant   `json:"oldest"`
-	Newest    Instant    `json:"newest"`
+	Oldest *Instant `json:"oldest"`
+	Newest Instant  `json:"newest"`
+	// Events and Bytes are of the log, with what it has lost and is read from elsewhere.
 	Events    uint64     `json:"events"`
 	Bytes     uint64     `json:"bytes"`
 	Keyframes []Keyframe `json:"keyframes"`
 	// Packs is the copy of the events that long reads take; nil where there is none.
-	Packs     *Packs    `json:"packs,omitempty"`
+	Packs *Packs `json:"packs,omitempty"`
+	// Mended is what the log has lost and others still had; nil if that is nothing.
+	Mended    *Mended   `json:"mended,omitempty"`
 	Gaps      []Gap     `json:"gaps"`
 	Retention Retention `json:"retention"`
 	Cache     Cache     `json:"cache"`
@@ -32,6 +35,13 @@ type Keyframe struct {
 
 // Packs is how much of the log is packed.
 type Packs struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+}
+
+// Mended is what is read in place of what the log has lost.
+type Mended struct {
+	Events   uint64 `json:"events"`
 	Messages uint64 `json:"messages"`
 	Bytes    uint64 `json:"bytes"`
 }
@@ -81,6 +91,14 @@ func (h *History) Status(ctx context.Context) (Status, error) {
 		if s.Packs.Messages, s.Packs.Bytes, err = h.parts.Bus.Size(ctx, bus.StreamPacks); err != nil {
 			return Status{}, &Error{Kind: Unavailable, Reason: "the event log does not answer", Err: err}
 		}
+	}
+	if n := held.head.Mended; n > 0 {
+		s.Mended = &Mended{Events: n}
+		if s.Mended.Messages, s.Mended.Bytes, err = h.parts.Bus.Size(ctx, bus.StreamMended); err != nil {
+			return Status{}, &Error{Kind: Unavailable, Reason: "the event log does not answer", Err: err}
+		}
+		s.Events += n
+		s.Bytes += s.Mended.Bytes
 	}
 	s.Retention = Retention{
 		MaxAgeSeconds: int64(limits.ArchiveAge.Seconds()), MaxBytes: limits.ArchiveBytes, MaxKeyframeBytes: limits.KeyframeBytes, MaxPackBytes: limits.PackBytes,

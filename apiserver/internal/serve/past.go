@@ -19,9 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/rutter-project/rutter/apiserver/internal/history"
-	"github.com/rutter-project/rutter/bus"
 	"github.com/rutter-project/rutter/apiserver/internal/kinds"
 	"github.com/rutter-project/rutter/apiserver/internal/view"
+	"github.com/rutter-project/rutter/bus"
 )
 
 // Headers of every answer from the past: which revision it is of, and the instant.

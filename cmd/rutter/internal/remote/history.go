@@ -59,6 +59,11 @@ type Status struct {
 		Messages uint64 `json:"messages"`
 		Bytes    uint64 `json:"bytes"`
 	} `json:"packs"`
+	Mended *struct {
+		Events   uint64 `json:"events"`
+		Messages uint64 `json:"messages"`
+		Bytes    uint64 `json:"bytes"`
+	} `json:"mended"`
 	Gaps      []Gap `json:"gaps"`
 	Retention struct {
 		MaxAgeSeconds    int64 `json:"maxAgeSeconds"`
