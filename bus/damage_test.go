@@ -290,3 +290,22 @@ func TestSlowlyOpenedStreamsAreOpenedOnceMore(t *testing.T) {
 	require.Nil(t, info.Mirror.Error)
 	require.EqualValues(t, 2, info.State.Msgs)
 }
+
+// TestPacksAreUsedBeforeTheyAreDropped: they are made anew with a HISTORY that lost its end,
+// and may be all there is of what ARCHIVE has lost.
+func TestPacksAreUsedBeforeTheyAreDropped(t *testing.T) {
+	b, dir, all := longBus(t)
+	require.NoError(t, b.PackArchive(t.Context()))
+	b.restart(t, dir, func() {
+		cutSecond(t, dir, StreamArchive)
+		forget(t, dir, StreamArchive)
+		cutSecond(t, dir, StreamHistory)
+		history := blocks(t, dir, StreamHistory) // the server still knows where it ended
+		cutFile(t, history[len(history)-1])
+	})
+	made, err := b.MakeStreams(t.Context(), testCluster, 1)
+	require.NoError(t, err)
+	require.NotEqual(t, b.epoch, made.Epoch)
+	requireEvents(t, all, b.read(t, Range{}))
+	require.Empty(t, b.gaps(t))
+}

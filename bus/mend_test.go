@@ -1,9 +1,11 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,6 +42,7 @@ func blocks(t *testing.T, dir, stream string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "jetstream", accountCore, "streams", stream, "msgs", "*.blk"))
 	require.NoError(t, err)
+	slices.SortFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 	return files
 }
 

@@ -154,16 +154,17 @@ func (c *Client) makeHistory(ctx context.Context, cluster uint64, rev int64) (St
 	}
 	if endLost || middleLost {
 		c.log.Warn().Str("stream", StreamHistory).Bool("end", endLost).Msg("a stream has lost messages, making it anew")
+		if err := c.mendFirst(ctx); err != nil {
+			return Streams{}, err
+		}
+		drop := []string{StreamHistory}
 		if endLost { // packs may have more than an archive that was cut too
-			err = c.dropStream(ctx, StreamPacks)
-		} else {
-			err = c.mendFirst(ctx)
+			drop = append(drop, StreamPacks)
 		}
-		if err != nil {
-			return Streams{}, err
-		}
-		if err := c.dropStream(ctx, StreamHistory); err != nil {
-			return Streams{}, err
+		for _, name := range drop {
+			if err := c.dropStream(ctx, name); err != nil {
+				return Streams{}, err
+			}
 		}
 		return c.createHistory(ctx, info.State.LastSeq, cluster, rev, true)
 	}
