@@ -112,31 +112,29 @@ func (s *Server) unguard() error {
 // linkTree gives the files of one directory, and of those in it, the same names in another
 // one, where they don't exist. Without the first one it does nothing.
 func linkTree(from, to string) error {
-	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		switch {
-		case d.IsDir() && name != "." && strings.HasPrefix(d.Name(), "."): // of a stream that is being deleted
-			return fs.SkipDir
-		case d.IsDir():
-			return os.MkdirAll(filepath.Join(to, name), 0o700)
-		case !d.Type().IsRegular():
-			return nil
-		}
-		if err := os.Link(path, filepath.Join(to, name)); !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return nil
-	})
-	if _, missing := os.Stat(from); errors.Is(missing, fs.ErrNotExist) {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path, second := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		switch {
+		case e.IsDir() && !strings.HasPrefix(e.Name(), "."): // those are of streams that are being deleted
+			err = linkTree(path, second)
+		case e.Type().IsRegular():
+			err = os.Link(path, second)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // refused are the streams that the server has not opened.

@@ -120,7 +120,7 @@ func takesGzip(req *http.Request) bool {
 
 // end ends the answer. What is wrong keeps the client from taking a part for the whole,
 // unless it is gone.
-func (a *answer) end(wrong error) {
+func (a *answer) end(ctx context.Context, wrong error) {
 	if a.zip != nil {
 		if err := a.zip.Close(); wrong == nil {
 			wrong = err
@@ -133,12 +133,12 @@ func (a *answer) end(wrong error) {
 	if a.direct != nil {
 		whole = a.direct.Close(whole)
 	}
-	ended := a.req.Context().Err()
+	ended := ctx.Err()
 	if whole || errors.Is(ended, context.Canceled) {
 		return
 	}
 	if ended == nil {
-		utilruntime.HandleErrorWithContext(a.req.Context(), wrong, "An answer broke off", "path", a.req.URL.Path)
+		utilruntime.HandleErrorWithContext(ctx, wrong, "An answer broke off", "path", a.req.URL.Path)
 	}
 	panic(http.ErrAbortHandler)
 }

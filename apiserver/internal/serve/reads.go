@@ -255,7 +255,7 @@ func (p *plain) list(a *ask, w http.ResponseWriter, req *http.Request) {
 		p.fail(w, req, err, "")
 		return
 	}
-	out.end(err)
+	out.end(req.Context(), err)
 	a.past = out.past
 }
 
