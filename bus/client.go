@@ -54,8 +54,9 @@ type Client struct {
 	// traffic is shared by all clients of an embedded server.
 	traffic *traffic
 
-	mu   sync.Mutex
-	lost chan struct{} // closed and replaced when the connection is lost; guarded by mu
+	mu     sync.Mutex
+	lost   chan struct{} // closed and replaced when the connection is lost; guarded by mu
+	losses uint64        // how often it was; guarded by mu
 }
 
 // DefaultHeartbeat is how often an idle consumer hears from the server.
@@ -157,6 +158,7 @@ func (c *Client) connectionLost() {
 	defer c.mu.Unlock()
 	close(c.lost)
 	c.lost = make(chan struct{})
+	c.losses++
 }
 
 // whenLost is a channel that is closed when the connection is lost next.
@@ -173,6 +175,19 @@ func (c *Client) whenReopened() <-chan struct{} {
 		return nil
 	}
 	return c.cfg.Server.whenReopened()
+}
+
+// Openings is another number whenever the streams may have been opened anew. A mirror may then
+// have lost an end that it had, and gets it again.
+func (c *Client) Openings(ctx context.Context) (uint64, error) {
+	c.mu.Lock()
+	losses := c.losses
+	c.mu.Unlock()
+	if c.cfg.Server != nil {
+		return losses<<32 + c.cfg.Server.turn.Load(), nil
+	}
+	turn, err := c.serverTurn(ctx)
+	return losses<<32 + turn, err
 }
 
 // Close ends the connection and everything that runs on it.

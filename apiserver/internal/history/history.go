@@ -84,6 +84,7 @@ type History struct {
 	mu       sync.Mutex
 	held     *held              // what the log holds, as last looked up; guarded by mu
 	archived int64              // ARCHIVE has everything up to this revision; guarded by mu
+	openings uint64             // when that was so; guarded by mu
 	resolved map[string]Instant // absolute points whose answer is final; guarded by mu
 	flights  map[int64]*flight  // states in the making; guarded by mu
 }
@@ -252,15 +253,22 @@ func effective(e schemas.Event) int64 { return max(e.Rev, e.Resync) }
 
 // settle waits until ARCHIVE has everything up to rev.
 func (h *History) settle(ctx context.Context, rev int64) error {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.SettleTimeout)
+	defer cancel()
+	openings, err := h.openingsOf(ctx)
+	if err != nil {
+		return err
+	}
 	h.mu.Lock()
+	if h.openings != openings { // it may have lost its end since, and is getting it back
+		h.openings, h.archived = openings, 0
+	}
 	known := h.archived
 	h.mu.Unlock()
 	if rev <= known {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.SettleTimeout)
-	defer cancel()
-	err := h.parts.Feed.WaitFor(ctx, rev)
+	err = h.parts.Feed.WaitFor(ctx, rev)
 	if err == nil {
 		err = h.parts.Relay.WaitFor(ctx, rev)
 	}
@@ -272,6 +280,17 @@ func (h *History) settle(ctx context.Context, rev int64) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.archived = max(h.archived, rev)
+	if h.openings == openings {
+		h.archived = max(h.archived, rev)
+	}
 	return nil
+}
+
+// openingsOf is which opening of the streams this is.
+func (h *History) openingsOf(ctx context.Context) (uint64, error) {
+	n, err := h.parts.Bus.Openings(ctx)
+	if err != nil {
+		return 0, &Error{Kind: Unavailable, Reason: "the event log does not answer", Err: err}
+	}
+	return n, nil
 }

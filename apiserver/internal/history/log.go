@@ -18,6 +18,7 @@ type Log interface {
 	Divide(ctx context.Context, after func(schemas.Event) bool) (before, behind schemas.Event, err error)
 	ReadRange(ctx context.Context, r bus.Range, fn func(schemas.Event) error) error
 	WaitMirror(ctx context.Context, mirror string) error
+	Openings(ctx context.Context) (uint64, error)
 	Keyframes(ctx context.Context) ([]bus.Keyframe, error)
 	ReadKeyframe(ctx context.Context, rev int64) ([]byte, error)
 	Retention() bus.StreamsConfig

@@ -209,6 +209,9 @@ func (r *Recording) ReadRange(ctx context.Context, q bus.Range, fn func(schemas.
 // WaitMirror implements Log: nothing is on its way.
 func (r *Recording) WaitMirror(context.Context, string) error { return nil }
 
+// Openings implements Log: it is opened once.
+func (r *Recording) Openings(context.Context) (uint64, error) { return 0, nil }
+
 // Keyframes implements Log.
 func (r *Recording) Keyframes(context.Context) ([]bus.Keyframe, error) {
 	return slices.Clone(r.frames), nil

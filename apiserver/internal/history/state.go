@@ -163,14 +163,26 @@ func (h *History) make(ctx context.Context, i Instant) (*state, error) {
 			return h.present(ctx, p), nil
 		}
 	}
-	if err := h.settle(ctx, i.Rev); err != nil {
+	before, err := h.openingsOf(ctx)
+	if err == nil {
+		err = h.settle(ctx, i.Rev)
+	}
+	if err != nil {
 		return nil, err
 	}
 	base, err := h.base(ctx, i.Rev)
 	if err != nil {
 		return nil, err
 	}
-	return h.forward(ctx, base, i)
+	st, err := h.forward(ctx, base, i)
+	if err != nil {
+		return nil, err
+	}
+	after, err := h.openingsOf(ctx)
+	if err == nil && after != before { // what was read may have ended too early
+		err = &Error{Kind: Unavailable, Reason: "the event log was opened anew meanwhile"}
+	}
+	return st, err
 }
 
 // present makes a state of the view's. It can't be carried on if the log is away.

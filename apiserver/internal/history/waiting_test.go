@@ -41,3 +41,45 @@ func TestLogThatDoesNotAnswer(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, Unavailable, refused.Kind)
 }
+
+// anewLog answers as a log does whose streams were opened anew after its archive had lost its
+// end: it has that no longer, or not yet again.
+type anewLog struct {
+	Log
+	openings *uint64
+}
+
+// Openings implements Log.
+func (l anewLog) Openings(context.Context) (uint64, error) { return *l.openings, nil }
+
+// WaitMirror implements Log.
+func (l anewLog) WaitMirror(ctx context.Context, mirror string) error {
+	if *l.openings > 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return l.Log.WaitMirror(ctx, mirror)
+}
+
+// TestArchiveThatLostItsEndIsWaitedFor: that it once had a revision says nothing after it was
+// opened anew, and an answer without that revision would be a wrong one.
+func TestArchiveThatLostItsEndIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	rev := r.write(t, 1, false)
+	r.write(t, 1, false)
+	require.NoError(t, r.window.Flush(t.Context()))
+	cfg := DefaultConfig()
+	openings := uint64(0)
+	h := New(Parts{Bus: anewLog{r.client, &openings}, Frames: r.client, Feed: r.live, Relay: r.live, View: r.view, Revision: r.live.current,
+		Object: func(context.Context, schemas.Key, int64) ([]byte, error) { return nil, bus.ErrNotFound }}, cfg, zerolog.Nop())
+	require.NoError(t, h.settle(t.Context(), rev))
+	require.NoError(t, h.settle(t.Context(), rev))
+	openings = 2
+	h.cfg.SettleTimeout = 20 * time.Millisecond
+	var refused *Error
+	require.ErrorAs(t, h.settle(t.Context(), rev), &refused)
+	require.Equal(t, Unavailable, refused.Kind)
+	_, err := h.make(t.Context(), Instant{Rev: rev})
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, Unavailable, refused.Kind)
+}
