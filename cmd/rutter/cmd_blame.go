@@ -143,7 +143,8 @@ func tellLost(cmd *cobra.Command, gaps []schemas.Event) {
 }
 
 func lostText(gap schemas.Event) string {
-	return strings.ToUpper(gapText(gap)[:1]) + gapText(gap)[1:] + "."
+	text := gapText(gap)
+	return strings.ToUpper(text[:1]) + text[1:] + "."
 }
 
 // sealed objects are in the log without what they hold.

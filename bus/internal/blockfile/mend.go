@@ -57,13 +57,14 @@ func Damaged(dir, stream string) ([]uint32, error) {
 	if err != nil || len(numbers) == 0 {
 		return nil, err
 	}
-	return slices.DeleteFunc(numbers[:len(numbers)-1], func(n uint32) bool {
+	damaged := slices.DeleteFunc(numbers[:len(numbers)-1], func(n uint32) bool {
 		f, bad := readFile(filepath.Join(dir, "msgs", name(n)), stream, n)
 		if bad != nil {
 			err = errors.Join(err, fmt.Errorf("%s of stream %s: %w", name(n), stream, bad))
 		}
 		return f.damage == nil
-	}), err
+	})
+	return damaged, err // which the function above may have set
 }
 
 // Mend looks at all files of a stream in the directory dir/msgs, and puts those that are
