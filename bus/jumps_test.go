@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,19 +14,14 @@ import (
 // lose stops the server, takes a block of each stream away, and starts it again.
 func (b *testBus) lose(t *testing.T, dir string, streams map[string]int) {
 	t.Helper()
-	b.window.Close()
-	b.Close()
-	b.server.Close()
-	for stream, block := range streams {
-		path := filepath.Join(dir, "jetstream", "CORE", "streams", stream, "msgs")
-		blocks, err := filepath.Glob(filepath.Join(path, "*.blk"))
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, len(blocks), 4, "%s is too small", stream)
-		require.NoError(t, os.Remove(blocks[block]))
-		require.NoError(t, os.Remove(filepath.Join(path, "index.db")))
-	}
-	b.server = testServer(t, dir)
-	b.Client = connect(t, ClientConfig{Server: b.server})
+	b.restart(t, dir, func() {
+		for stream, block := range streams {
+			files := blocks(t, dir, stream)
+			require.GreaterOrEqual(t, len(files), 4, "%s is too small", stream)
+			require.NoError(t, os.Remove(files[block]))
+			forget(t, dir, stream)
+		}
+	})
 }
 
 // TestWhatNobodyHasIsNamed: HISTORY and PACKS have lost about the same as ARCHIVE. What one
