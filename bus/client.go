@@ -183,9 +183,6 @@ func (c *Client) Openings(ctx context.Context) (uint64, error) {
 	c.mu.Lock()
 	losses := c.losses
 	c.mu.Unlock()
-	if c.cfg.Server != nil {
-		return losses<<32 + c.cfg.Server.turn.Load(), nil
-	}
 	turn, err := c.serverTurn(ctx)
 	return losses<<32 + turn, err
 }

@@ -76,11 +76,6 @@ func (s *Server) openGuarded(open, closeAll func() error) error {
 	return nil
 }
 
-// mirrorPatience is for how long a mirror that was opened waits before it asks for HISTORY
-// (nats-server 2.15.2: scheduleSetupMirrorConsumerRetry). If that is not open yet, it asks
-// again after 12 s at the earliest.
-const mirrorPatience = 100 * time.Millisecond
-
 // guard gives all files of streams a second name, after it has brought back what a server
 // deleted that was ended at that.
 func (s *Server) guard() error {

@@ -36,17 +36,23 @@ func (s *Server) boundClients(ctx context.Context) {
 	}
 }
 
-func (s *Server) cutOff() {
-	conns, err := s.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Sort: natsserver.ByPending, Limit: maxLooked})
+// mostOf are the connections of the account EDGE that come first in an order, with their users.
+func (s *Server) mostOf(order natsserver.SortOpt) []*natsserver.ConnInfo {
+	conns, err := s.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Username: true, Sort: order, Limit: maxLooked})
 	if err != nil {
-		s.log.Warn().Err(err).Msg("what waits for clients is not known")
-		return
+		s.log.Warn().Err(err).Str("order", string(order)).Msg("what clients take of the bus is not known")
+		return nil
 	}
+	return conns.Conns
+}
+
+func (s *Server) cutOff() {
+	conns := s.mostOf(natsserver.ByPending)
 	waiting := 0
-	for _, c := range conns.Conns {
+	for _, c := range conns {
 		waiting += c.Pending
 	}
-	for _, c := range conns.Conns {
+	for _, c := range conns {
 		if waiting <= s.maxPending {
 			return
 		}

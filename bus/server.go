@@ -201,6 +201,11 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
+// mirrorPatience is for how long a mirror that was opened waits before it asks for HISTORY
+// (nats-server 2.15.2: scheduleSetupMirrorConsumerRetry). If that is not open yet, it asks
+// again after 12 s at the earliest.
+const mirrorPatience = 100 * time.Millisecond
+
 // startNats starts the NATS server, with all streams that can be opened.
 func (s *Server) startNats(ctx context.Context) error {
 	if err := s.mendEverRead(); err != nil {

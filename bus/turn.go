@@ -24,9 +24,12 @@ func (s *Server) answerTurn(msg *nats.Msg) {
 	}
 }
 
-// serverTurn asks for the turn. It is 0 of a server that does not tell, because it is not
+// serverTurn is the turn of the server. It is 0 of one that does not tell, because it is not
 // embedded.
 func (c *Client) serverTurn(ctx context.Context) (uint64, error) {
+	if c.cfg.Server != nil {
+		return c.cfg.Server.turn.Load(), nil
+	}
 	return c.askNumber(ctx, turnSubject, nil)
 }
 

@@ -86,16 +86,11 @@ func (s *Server) boundSubscriptions() {
 	if s.nats.NumSubscriptions() <= maxSubscriptionsEach {
 		return
 	}
-	conns, err := s.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Username: true, Sort: natsserver.BySubs, Limit: maxLooked})
-	if err != nil {
-		s.log.Warn().Err(err).Msg("what clients subscribe to is not known")
-		return
-	}
-	has := map[string]uint32{}
-	for _, c := range conns.Conns {
+	conns, has := s.mostOf(natsserver.BySubs), map[string]uint32{}
+	for _, c := range conns {
 		has[c.AuthorizedUser] += c.NumSubs
 	}
-	for _, c := range conns.Conns {
+	for _, c := range conns {
 		user := c.AuthorizedUser
 		if has[user] <= maxSubscriptionsEach {
 			continue
@@ -121,13 +116,12 @@ func (s *Server) boundRequests(last asking) asking {
 	if err != nil || core.NumPendingAllResponses() <= maxAwaited {
 		return asking{}
 	}
-	conns, err := s.nats.Connz(&natsserver.ConnzOptions{Account: accountEdge, Username: true, Sort: natsserver.ByInMsgs, Limit: maxLooked})
-	if err != nil {
-		s.log.Warn().Err(err).Msg("what clients ask for is not known")
+	conns := s.mostOf(natsserver.ByInMsgs)
+	if conns == nil {
 		return asking{}
 	}
 	now, asked := asking{at: time.Now(), sent: map[uint64]int64{}}, map[string]int64{}
-	for _, c := range conns.Conns {
+	for _, c := range conns {
 		now.sent[c.Cid] = c.InMsgs
 		asked[c.AuthorizedUser] += c.InMsgs - last.sent[c.Cid]
 	}
@@ -135,7 +129,7 @@ func (s *Server) boundRequests(last asking) asking {
 		return now
 	}
 	allowed := int64(maxRequests * now.at.Sub(last.at).Seconds())
-	for _, c := range conns.Conns {
+	for _, c := range conns {
 		user := c.AuthorizedUser
 		if asked[user] <= allowed {
 			continue
