@@ -253,11 +253,16 @@ func effective(e schemas.Event) int64 { return max(e.Rev, e.Resync) }
 
 // settle waits until ARCHIVE has everything up to rev.
 func (h *History) settle(ctx context.Context, rev int64) error {
+	_, err := h.settled(ctx, rev)
+	return err
+}
+
+// settled is settle, and says in which opening of the streams that was.
+func (h *History) settled(ctx context.Context, rev int64) (openings uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.SettleTimeout)
 	defer cancel()
-	openings, err := h.openingsOf(ctx)
-	if err != nil {
-		return err
+	if openings, err = h.openingsOf(ctx); err != nil {
+		return 0, err
 	}
 	h.mu.Lock()
 	if h.openings != openings { // it may have lost its end since, and is getting it back
@@ -266,7 +271,7 @@ func (h *History) settle(ctx context.Context, rev int64) error {
 	known := h.archived
 	h.mu.Unlock()
 	if rev <= known {
-		return nil
+		return openings, nil
 	}
 	err = h.parts.Feed.WaitFor(ctx, rev)
 	if err == nil {
@@ -276,14 +281,14 @@ func (h *History) settle(ctx context.Context, rev int64) error {
 		err = h.parts.Bus.WaitMirror(ctx, bus.StreamArchive)
 	}
 	if err != nil {
-		return &Error{Kind: Unavailable, Reason: fmt.Sprintf("the event log has not got as far as revision %d", rev), Err: err}
+		return 0, &Error{Kind: Unavailable, Reason: fmt.Sprintf("the event log has not got as far as revision %d", rev), Err: err}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.openings == openings {
 		h.archived = max(h.archived, rev)
 	}
-	return nil
+	return openings, nil
 }
 
 // openingsOf is which opening of the streams this is.

@@ -163,10 +163,7 @@ func (h *History) make(ctx context.Context, i Instant) (*state, error) {
 			return h.present(ctx, p), nil
 		}
 	}
-	before, err := h.openingsOf(ctx)
-	if err == nil {
-		err = h.settle(ctx, i.Rev)
-	}
+	before, err := h.settled(ctx, i.Rev)
 	if err != nil {
 		return nil, err
 	}
